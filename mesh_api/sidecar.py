@@ -1,0 +1,304 @@
+"""The message that configures a sidecar: one immutable `Snapshot`.
+
+The control plane will stream it in parts (one part per destination); a file holds it whole. Addresses are
+IPv4 or IPv6 in their canonical text form without brackets, ports are 1-65535, times are seconds (`_s`).
+Unknown fields and wrong types are refused with the path of the field; what crosses fields is checked by
+`validate`.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Weight = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
+Label = Annotated[str, msgspec.Meta(max_length=317)]
+Labels = dict[Label, Label]
+
+
+class ConfigError(ValueError):
+    """A message that cannot be used: `path` says where (JSON path), `expected` what was wanted."""
+
+    def __init__(self, path: str, expected: str) -> None:
+        super().__init__(f"{path}: {expected}")
+        self.path = path
+        self.expected = expected
+
+
+class Protocol(enum.Enum):
+    """What a port speaks. `auto`: not declared, so the sidecar looks at the first bytes."""
+
+    AUTO = "auto"
+    HTTP = "http"
+    TCP = "tcp"
+
+
+class TlsMode(enum.Enum):
+    """How to reach an endpoint's port: mTLS to its sidecar, or plaintext."""
+
+    MESH = "mesh"
+    NONE = "none"
+
+
+class MtlsMode(enum.Enum):
+    """What a sidecar's inbound side accepts (the modes of Istio's PeerAuthentication)."""
+
+    PERMISSIVE = "PERMISSIVE"
+    STRICT = "STRICT"
+    DISABLE = "DISABLE"
+
+
+class EgressMode(enum.Enum):
+    """What happens to a connection whose address serves no mesh endpoint."""
+
+    PASSTHROUGH = "passthrough"
+    REFUSE = "refuse"
+
+
+class Algorithm(enum.Enum):
+    """Load-balancing algorithm."""
+
+    LEAST_LATENCY = "least-latency"
+    ROUND_ROBIN = "round-robin"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    """Base of every part: immutable, strict, camelCase on the wire."""
+
+
+class Workload(Message):
+    """Who this sidecar is."""
+
+    name: Name
+    namespace: Name
+    service_account: Name = "default"
+    addresses: tuple[Address, ...] = ()
+    """The pod's own addresses; the sidecar adds those that its settings name."""
+
+
+class Endpoint(Message):
+    """One port of one pod behind a destination."""
+
+    address: Address
+    port: Port
+    tls: TlsMode = TlsMode.NONE
+    identity: str = ""
+    """SPIFFE id that the peer must prove; required with `tls: mesh`."""
+    workload: str = ""
+    """Deployment or similar, for statistics."""
+    labels: Labels = {}
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+
+
+class Subset(Message):
+    """Endpoints of a destination that carry all of `labels`."""
+
+    labels: Labels
+
+
+class WeightedTarget(Message):
+    """One arm of a split. Without `subset`: every endpoint of the destination."""
+
+    subset: str = ""
+    weight: Weight = 1
+
+
+class Timeouts(Message):
+    """Deadlines of one destination, in seconds; None means off."""
+
+    connect_s: Seconds = 1.0
+    request_s: Seconds | None = None
+    """Whole request, retries included."""
+    pool_idle_s: Seconds = 60.0
+    tcp_idle_s: Seconds = 3600.0
+
+
+class Retries(Message):
+    """Retries of what cannot have been processed twice; `attempts` counts the retries, not the first try."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    budget_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 20.0
+    """Retries in flight may be this share of the requests in flight ..."""
+    budget_min_per_s: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
+    """... and this many a second are always allowed."""
+
+
+class Destination(Message):
+    """One port of one Service: its addresses, its endpoints and how to reach them."""
+
+    name: Name
+    """Service name."""
+    namespace: Name
+    port: Port
+    addresses: tuple[Address, ...]
+    """Cluster IPs; empty for a headless Service."""
+    protocol: Protocol = Protocol.AUTO
+    endpoints: tuple[Endpoint, ...] = ()
+    subsets: dict[str, Subset] = {}
+    split: tuple[WeightedTarget, ...] = ()
+    """Weights by subset; empty means every endpoint."""
+    algorithm: Algorithm = Algorithm.LEAST_LATENCY
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+
+
+class Pod(Message):
+    """A pod of the mesh, reached by its own address."""
+
+    name: Name
+    namespace: Name
+    addresses: tuple[Address, ...]
+    identity: str
+    workload: str = ""
+    tls: TlsMode = TlsMode.MESH
+    plaintext_ports: tuple[Port, ...] = ()
+    """Ports that its sidecar does not capture."""
+    opaque_ports: tuple[Port, ...] = ()
+
+
+class Inbound(Message):
+    """What this sidecar accepts for its own pod."""
+
+    mtls: MtlsMode = MtlsMode.PERMISSIVE
+    port_mtls: dict[str, MtlsMode] = {}
+    """Overrides by workload port."""
+    protocols: dict[str, Protocol] = {}
+    """Declared protocol by workload port."""
+
+
+class Snapshot(Message):
+    """Everything one sidecar knows. `synced` false means that a missing address has no answer yet."""
+
+    workload: Workload
+    trust_domain: Name = "cluster.local"
+    synced: bool = True
+    draining: bool = False
+    egress: EgressMode = EgressMode.PASSTHROUGH
+    inbound: Inbound = Inbound()
+    destinations: tuple[Destination, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    access_log: bool = False
+    """Errors are always logged; true logs every request and connection."""
+
+
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
+
+_decoder = msgspec.json.Decoder(Snapshot)
+
+
+def decode_snapshot(data: bytes) -> Snapshot:
+    """Decode and validate a JSON snapshot.
+
+    Raises ConfigError with the path of the field and what was expected there.
+    """
+    if len(data) > MAX_SNAPSHOT_BYTES:
+        raise ConfigError("$", f"expected at most {MAX_SNAPSHOT_BYTES} bytes, got {len(data)}")
+    try:
+        snapshot = _decoder.decode(data)
+    except msgspec.ValidationError as exc:
+        text, _, path = str(exc).partition(" - at `")
+        raise ConfigError(path.rstrip("`") or "$", text) from None
+    except msgspec.DecodeError as exc:
+        raise ConfigError("$", f"expected JSON: {exc}") from None
+    for error in validate(snapshot):
+        raise error
+    return snapshot
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """The JSON form of a snapshot, readable by `decode_snapshot`."""
+    return msgspec.json.format(msgspec.json.encode(snapshot), indent=2)
+
+
+def is_spiffe_id(text: str) -> bool:
+    """Whether `text` is `spiffe://<trust domain>/ns/<ns>/sa/<sa>` (SPIFFE-ID section 2, our path form)."""
+    if not text.startswith("spiffe://") or len(text) > 2048:
+        return False
+    parts = text[9:].split("/")
+    return len(parts) == 5 and parts[1] == "ns" and parts[3] == "sa" and all(parts)
+
+
+def _address_error(path: str, text: str) -> ConfigError | None:
+    try:
+        canonical = str(ipaddress.ip_address(text))
+    except ValueError:
+        return ConfigError(path, f"expected an IP address, got {text!r}")
+    if canonical != text:
+        return ConfigError(path, f"expected the canonical form {canonical!r}, got {text!r}")
+    return None
+
+
+def _addresses(path: str, addresses: tuple[str, ...]) -> Iterator[ConfigError]:
+    for i, address in enumerate(addresses):
+        error = _address_error(f"{path}[{i}]", address)
+        if error:
+            yield error
+
+
+def _ports(path: str, keys: Iterator[str]) -> Iterator[ConfigError]:
+    for key in keys:
+        if not (key.isascii() and key.isdigit() and key == str(int(key)) and 1 <= int(key) <= 65535):
+            yield ConfigError(f"{path}.{key}", "expected a port, 1 to 65535, as the key")
+
+
+def _destination(path: str, dest: Destination, trust_domain: str) -> Iterator[ConfigError]:
+    yield from _addresses(f"{path}.addresses", dest.addresses)
+    for i, endpoint in enumerate(dest.endpoints):
+        at = f"{path}.endpoints[{i}]"
+        error = _address_error(f"{at}.address", endpoint.address)
+        if error:
+            yield error
+        if endpoint.tls is TlsMode.MESH:
+            yield from _identity(f"{at}.identity", endpoint.identity, trust_domain)
+    for i, arm in enumerate(dest.split):
+        if arm.subset and arm.subset not in dest.subsets:
+            known = ", ".join(sorted(dest.subsets)) or "none"
+            yield ConfigError(
+                f"{path}.split[{i}].subset",
+                f"expected a subset of this destination ({known}), got {arm.subset!r}",
+            )
+    if dest.split and not sum(arm.weight for arm in dest.split):
+        yield ConfigError(f"{path}.split", "expected weights with a sum above 0")
+
+
+def _identity(path: str, identity: str, trust_domain: str) -> Iterator[ConfigError]:
+    if not is_spiffe_id(identity) or not identity.startswith(f"spiffe://{trust_domain}/"):
+        yield ConfigError(path, f"expected spiffe://{trust_domain}/ns/<ns>/sa/<sa>, got {identity!r}")
+
+
+def validate(snapshot: Snapshot) -> Iterator[ConfigError]:
+    """What crosses fields: addresses, identities, references, and two claims on one address."""
+    yield from _addresses("$.workload.addresses", snapshot.workload.addresses)
+    yield from _ports("$.inbound.portMtls", iter(snapshot.inbound.port_mtls))
+    yield from _ports("$.inbound.protocols", iter(snapshot.inbound.protocols))
+    claimed: dict[tuple[str, int], str] = {}
+    for i, dest in enumerate(snapshot.destinations):
+        path = f"$.destinations[{i}]"
+        yield from _destination(path, dest, snapshot.trust_domain)
+        for address in dest.addresses:
+            holder = claimed.setdefault((address, dest.port), path)
+            if holder != path:
+                yield ConfigError(
+                    f"{path}.addresses",
+                    f"expected an address of its own; {address} port {dest.port} belongs to {holder}",
+                )
+    owners: dict[str, str] = {}
+    for i, pod in enumerate(snapshot.pods):
+        path = f"$.pods[{i}]"
+        yield from _addresses(f"{path}.addresses", pod.addresses)
+        if pod.tls is TlsMode.MESH:
+            yield from _identity(f"{path}.identity", pod.identity, snapshot.trust_domain)
+        for address in pod.addresses:
+            holder = owners.setdefault(address, path)
+            if holder != path:
+                yield ConfigError(
+                    f"{path}.addresses", f"expected an address of its own; {address} belongs to {holder}"
+                )
