@@ -74,7 +74,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """Base of every part: immutable, strict, camelCase on the wire."""
 
 
-class Workload(Message):
+class Workload(Message, frozen=True):
     """Who this sidecar is."""
 
     name: Name
@@ -84,7 +84,7 @@ class Workload(Message):
     """The pod's own addresses; the sidecar adds those that its settings name."""
 
 
-class Endpoint(Message):
+class Endpoint(Message, frozen=True):
     """One port of one pod behind a destination."""
 
     address: Address
@@ -98,20 +98,20 @@ class Endpoint(Message):
     weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
 
 
-class Subset(Message):
+class Subset(Message, frozen=True):
     """Endpoints of a destination that carry all of `labels`."""
 
     labels: Labels
 
 
-class WeightedTarget(Message):
+class WeightedTarget(Message, frozen=True):
     """One arm of a split. Without `subset`: every endpoint of the destination."""
 
     subset: str = ""
     weight: Weight = 1
 
 
-class Timeouts(Message):
+class Timeouts(Message, frozen=True):
     """Deadlines of one destination, in seconds; None means off."""
 
     connect_s: Seconds = 1.0
@@ -121,7 +121,7 @@ class Timeouts(Message):
     tcp_idle_s: Seconds = 3600.0
 
 
-class Retries(Message):
+class Retries(Message, frozen=True):
     """Retries of what cannot have been processed twice; `attempts` counts the retries, not the first try."""
 
     attempts: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
@@ -131,7 +131,7 @@ class Retries(Message):
     """... and this many a second are always allowed."""
 
 
-class Destination(Message):
+class Destination(Message, frozen=True):
     """One port of one Service: its addresses, its endpoints and how to reach them."""
 
     name: Name
@@ -150,7 +150,7 @@ class Destination(Message):
     retries: Retries = Retries()
 
 
-class Pod(Message):
+class Pod(Message, frozen=True):
     """A pod of the mesh, reached by its own address."""
 
     name: Name
@@ -164,7 +164,7 @@ class Pod(Message):
     opaque_ports: tuple[Port, ...] = ()
 
 
-class Inbound(Message):
+class Inbound(Message, frozen=True):
     """What this sidecar accepts for its own pod."""
 
     mtls: MtlsMode = MtlsMode.PERMISSIVE
@@ -174,7 +174,7 @@ class Inbound(Message):
     """Declared protocol by workload port."""
 
 
-class Snapshot(Message):
+class Snapshot(Message, frozen=True):
     """Everything one sidecar knows. `synced` false means that a missing address has no answer yet."""
 
     workload: Workload

@@ -1,0 +1,1 @@
+"""The sidecar's own small HTTP servers: admin, health and metrics."""

@@ -1,0 +1,222 @@
+"""The sidecar as a whole: what starts in which order, what makes it ready, and how it ends.
+
+Start: listeners are bound first, so that a port in use is told before anything else; then identity and
+configuration are fetched side by side; connections are accepted at once and held where they need either.
+Ready means: listening, a certificate, and a first configuration. End: on SIGTERM inbound callers are asked to
+close while outbound goes on; the process ends when no connection is left or the grace period is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+import signal
+import socket
+from collections.abc import Mapping
+
+import trio
+
+from certs import workload
+from certs.clock import wall_clock
+from certs.credentials import Holder
+from mesh_api.sidecar import Snapshot
+from mesh_proxy.admin.routes import admin_routes, health_routes, metrics_routes
+from mesh_proxy.admin.server import LOCAL_HOSTS, Routes
+from mesh_proxy.admin.server import serve as serve_pages
+from mesh_proxy.discovery.file import watch_file
+from mesh_proxy.discovery.store import ConfigStore
+from mesh_proxy.inbound.server import Inbound
+from mesh_proxy.introspect import Introspection
+from mesh_proxy.net.addr import Addr, original_dst
+from mesh_proxy.net.listen import accept_loop, listen
+from mesh_proxy.outbound.server import Outbound
+from mesh_proxy.runtime import OriginalDst, Runtime
+from mesh_proxy.settings import Settings
+from mesh_proxy.telemetry.log_writer import LogWriter
+from mesh_proxy.telemetry.registry import Registry
+
+
+class StartError(Exception):
+    """The sidecar cannot start; the message says what and what to do."""
+
+
+class App:
+    """One sidecar process."""
+
+    def __init__(self, settings: Settings, log: LogWriter, original_dst: OriginalDst = original_dst) -> None:
+        self.settings = settings
+        self.log = log
+        self.store = ConfigStore()
+        self.holder = Holder()
+        self.runtime = Runtime(settings, self.store, self.holder, log, Registry(), original_dst, wall_clock)
+        self.inbound = Inbound(self.runtime)
+        self.outbound = Outbound(self.runtime)
+        self.ports: dict[str, int] = {}
+        """The ports in use, by listener name; differs from the settings where those say 0."""
+        self.stop = trio.Event()
+        """Set to drain and end."""
+
+    async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until `stop` is set and the drain is over. Raises StartError."""
+        settings, runtime = self.settings, self.runtime
+        with contextlib.ExitStack() as stack:
+            outbound = self._listen(stack, "outbound", settings.outbound_hosts, settings.outbound_port)
+            inbound = self._listen(stack, "inbound", settings.inbound_hosts, settings.inbound_port)
+            admin = self._listen(stack, "admin", settings.admin_hosts, settings.admin_port)
+            metrics = self._listen(stack, "metrics", settings.public_hosts, settings.metrics_port)
+            health = self._listen(stack, "health", settings.public_hosts, settings.health_port)
+            runtime.own_ports = settings.own_ports | frozenset(self.ports.values())
+            state = Introspection(runtime, self.stop.set, self.not_ready, self.ports)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(runtime.reactor.run)
+                nursery.start_soon(self._serve_pages, admin, admin_routes(state), LOCAL_HOSTS)
+                nursery.start_soon(self._serve_pages, metrics, metrics_routes(state), None)
+                nursery.start_soon(self._serve_pages, health, health_routes(state), None)
+                if settings.config_file:
+                    nursery.start_soon(
+                        watch_file, settings.config_file, self.on_snapshot, self._on_bad_config
+                    )
+                if settings.ca_socket:
+                    nursery.start_soon(self._renew)
+                for sockets, handle in ((outbound, self.outbound.handle), (inbound, self.inbound.handle)):
+                    for sock in sockets:
+                        nursery.start_soon(
+                            accept_loop, sock, handle, nursery, runtime.admit, runtime.exhausted
+                        )
+                self.log.log("info", "started", **self.ports)
+                gc.collect()
+                gc.freeze()
+                task_status.started(self)
+                await self.stop.wait()
+                await self._drain()
+                nursery.cancel_scope.cancel()
+        self.log.log("info", "stopped", connections=runtime.connections)
+
+    def not_ready(self) -> list[str]:
+        """Why the sidecar is not ready, one reason a line; empty when it is."""
+        reasons = []
+        if self.store.snapshot is None:
+            reasons.append("no configuration yet")
+        if self.settings.ca_socket and self.holder.current is None:
+            reasons.append("no certificate yet")
+        if self.stop.is_set():
+            reasons.append("draining")
+        return reasons
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """Put a configuration in force. No live connection is closed but by an access decision."""
+        self.store.swap(snapshot)
+        runtime = self.runtime
+        runtime.services.prune(snapshot.destinations)
+        runtime.log_all = snapshot.access_log
+        runtime.draining = snapshot.draining or self.stop.is_set()
+        runtime.stats.config_updates.child("accepted").value += 1
+        self.inbound.recheck()
+        self.log.log(
+            "info",
+            "configuration in force",
+            generation=self.store.generation,
+            destinations=len(snapshot.destinations),
+            pods=len(snapshot.pods),
+        )
+        gc.collect()
+        gc.freeze()
+
+    def _on_bad_config(self, path: str, expected: str) -> None:
+        self.runtime.stats.config_updates.child("rejected").value += 1
+        kept = "the last good one stays in force" if self.store.snapshot else "there is none yet"
+        self.log.log("error", "configuration refused", path=path, expected=expected, consequence=kept)
+
+    async def _renew(self) -> None:
+        runtime = self.runtime
+
+        def on_event(name: str, fields: Mapping[str, object]) -> None:
+            ok = name == "certs.renewed"
+            runtime.stats.certificate_renewals.child("ok" if ok else "failed").value += 1
+            if self.holder.current is not None:
+                runtime.stats.certificate_expiry.set(self.holder.current.not_after)
+            self.log.log("info" if ok else "error", name, **fields)
+
+        signer = workload.UnixSigner(self.settings.ca_socket)
+        await workload.run(self.holder, signer, self.settings.trust_domain, runtime.rng, on_event)
+
+    async def _serve_pages(
+        self, sockets: list[socket.socket], routes: Routes, hosts: frozenset[str] | None
+    ) -> None:
+        def on_error(exc: Exception) -> None:
+            self.log.log("error", "a page failed", error=repr(exc))
+
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+        await serve_pages(listeners, routes, hosts=hosts, on_error=on_error)
+
+    async def _drain(self) -> None:
+        runtime = self.runtime
+        runtime.draining = True
+        self.log.log("info", "draining", connections=runtime.connections, grace_s=self.settings.drain_s)
+        with trio.move_on_after(self.settings.drain_s):
+            while runtime.connections:  # noqa: ASYNC110 - counted in a hot path that signals nobody
+                await trio.sleep(0.05)
+
+    def _listen(
+        self, stack: contextlib.ExitStack, name: str, hosts: tuple[str, ...], port: int
+    ) -> list[socket.socket]:
+        sockets: list[socket.socket] = []
+        for host in hosts:
+            try:
+                sock = listen(Addr(host, port))
+            except OSError as exc:
+                if ":" in host and sockets:
+                    self.log.log("warning", "no IPv6 listener", name=name, reason=exc.strerror)
+                    continue
+                raise StartError(
+                    f"cannot listen on {Addr(host, port)} ({name}): {exc.strerror}; "
+                    "is another sidecar running in this pod?"
+                ) from exc
+            stack.callback(sock.close)
+            sockets.append(sock)
+            port = port or sock.getsockname()[1]
+        self.ports[name] = port
+        return sockets
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+async def run(
+    settings: Settings,
+    *,
+    original_dst: OriginalDst = original_dst,
+    log_fd: int = 1,
+    handle_signals: bool = True,
+) -> None:
+    """Run one sidecar until SIGTERM or SIGINT; a second signal ends it at once. Raises StartError."""
+    log = LogWriter(log_fd, level=settings.log_level)
+    try:
+        app = App(settings, log, original_dst)
+        async with trio.open_nursery() as nursery:
+            if handle_signals:
+                await nursery.start(_watch_signals, app, nursery.cancel_scope)
+            await app.run()
+            nursery.cancel_scope.cancel()
+    except* StartError as group:
+        raise group.exceptions[0] from None
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(log.close, 1.0)
+
+
+async def _watch_signals(
+    app: App, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if app.stop.is_set():
+                scope.cancel()
+                return
+            app.stop.set()

@@ -1,0 +1,1 @@
+"""Leaves of the sidecar: errors and small shared values; standard library only."""

@@ -1,0 +1,1 @@
+"""What the sidecar knows of the mesh, and where it learns it."""

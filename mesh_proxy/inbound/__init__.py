@@ -1,0 +1,1 @@
+"""Connections that come to this pod."""

@@ -1,0 +1,338 @@
+"""The receiving side: from a redirected connection to the application of this pod.
+
+Order: original address (one of this pod, no port of ours) - first bytes - mTLS of the mesh, the
+application's own TLS, or plaintext, as the mode allows - identity - the application at the address that was
+dialled, never at localhost, from a source address that the rules let pass.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from certs.credentials import ALPN_ALL, ALPN_HTTP1
+from mesh_api.sidecar import MtlsMode, Protocol
+from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, TransportError
+from mesh_proxy.http.context import Denied
+from mesh_proxy.http.server import Http1Server
+from mesh_proxy.net.addr import Addr, peer_addr
+from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.listen import reset
+from mesh_proxy.net.relay import Relay, wait_either
+from mesh_proxy.net.tls import TlsConn
+from mesh_proxy.net.wheel import NEVER
+from mesh_proxy.policy.outcome import Flag
+from mesh_proxy.pool.service import Service
+from mesh_proxy.runtime import Runtime
+from mesh_proxy.wire.client_hello import NotTls
+from mesh_proxy.wire.client_hello import parse as parse_hello
+from mesh_proxy.wire.detect import Verdict, classify
+
+DIRECTION = "inbound"
+DETECT_S = 5.0
+SILENT_S = 0.05
+"""An unmeshed client that has not spoken by then may be waiting for the server to speak."""
+MESH_IDLE_S = 75.0
+"""Longer than a caller's sidecar keeps its idle connections, so that it is the one to close."""
+PLAIN_IDLE_S = 3600.0
+_MESH_ALPN = frozenset(alpn.encode() for alpn in ALPN_ALL)
+
+
+class Refused(Exception):
+    """The connection is not accepted; `reason` is a metric label."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class InboundView:
+    """One inbound HTTP connection's look: always the application behind us."""
+
+    __slots__ = (
+        "_app",
+        "_runtime",
+        "conn",
+        "destination",
+        "drains",
+        "explain",
+        "idle_s",
+        "keep_mesh_error",
+        "port",
+        "source",
+        "stats",
+    )
+    direction = DIRECTION
+    side = "server"
+    per_endpoint = False
+
+    def __init__(self, runtime: Runtime, conn: Conn, app: Service, addr: Addr, source: str) -> None:
+        meshed = bool(conn.peer)
+        self._runtime = runtime
+        self._app = app
+        self.conn = conn
+        self.port = addr.port
+        self.source = source
+        self.destination = str(addr)
+        self.stats = runtime.stats.request_stats(DIRECTION, app.label, app.label, meshed, conn.peer)
+        self.explain = meshed
+        self.keep_mesh_error = False
+        self.drains = True
+        self.idle_s = MESH_IDLE_S if meshed else PLAIN_IDLE_S
+
+    def service(self) -> Service | Denied:
+        if not self.conn.peer and self._runtime.store.inbound_mtls(self.port) is MtlsMode.STRICT:
+            return Denied(403, Flag.UAEX, "this port takes mTLS only")
+        return self._app
+
+
+class Inbound:
+    """Handles connections on the inbound port."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._open = runtime.stats.connections.child(DIRECTION)
+
+    async def handle(self, sock: socket.socket) -> None:
+        """Serve one accepted connection to its end; never raises but for cancellation."""
+        runtime = self._runtime
+        self._open.value += 1
+        conn: Conn | None = None
+        source = destination = ""
+        try:
+            source = str(peer_addr(sock))
+            addr = self._address(sock)
+            destination = str(addr)
+            conn = Conn(runtime.reactor, sock)
+            await self._serve(conn, addr, source)
+        except Refused as exc:
+            runtime.refused(DIRECTION, exc.reason, source, destination, exc.detail)
+            if conn is None:
+                reset(sock)
+            else:
+                conn.abort()
+        except (TransportError, OSError) as exc:
+            detail = exc.detail if isinstance(exc, TransportError) else exc.strerror or ""
+            runtime.refused(DIRECTION, "broken", source, destination, detail)
+        finally:
+            if conn is not None:
+                conn.abort()
+            else:
+                sock.close()
+            self._open.value -= 1
+            runtime.connections -= 1
+
+    def _address(self, sock: socket.socket) -> Addr:
+        runtime = self._runtime
+        try:
+            addr = runtime.original_dst(sock)
+        except OSError as exc:
+            raise Refused("no-original-address", exc.strerror or "") from exc
+        if addr.port in runtime.own_ports:
+            raise Refused("own-port")
+        if addr.ip not in runtime.local:
+            raise Refused("not-this-pod", str(addr))
+        return addr
+
+    async def _serve(self, conn: Conn, addr: Addr, source: str) -> None:
+        runtime = self._runtime
+        mode = runtime.store.inbound_mtls(addr.port)
+        declared = runtime.store.inbound_protocol(addr.port)
+        client_ip = source.rpartition(":")[0].strip("[]")
+        app: Conn | None = None
+        conn.set_deadline(DETECT_S)
+        try:
+            if (
+                mode is not MtlsMode.STRICT
+                and declared is not Protocol.HTTP
+                and not runtime.store.is_mesh_pod(client_ip)
+            ):
+                app = await self._let_server_speak(conn, addr, 0.0 if declared is Protocol.TCP else SILENT_S)
+                if app is not None and not conn.readable:
+                    await self._relay(conn, addr, source, app)
+                    return
+            await self._by_first_bytes(conn, addr, source, mode, declared, app)
+        except DeadlineExceeded:
+            raise Refused("detect-timeout", f"no usable first bytes within {DETECT_S:g} s") from None
+        finally:
+            if app is not None:
+                app.abort()
+
+    async def _let_server_speak(self, conn: Conn, addr: Addr, silent_s: float) -> Conn | None:
+        """Wait for the client; if it stays silent, open the application connection and wait for either.
+
+        Returns the application connection if one was opened. The client's bytes stay unread.
+        """
+        with trio.move_on_after(silent_s):
+            await conn.wait_readable()
+        if conn.readable:
+            return None
+        app = await self._dial_app(addr)
+        conn.set_deadline(PLAIN_IDLE_S)
+        try:
+            await wait_either(conn, app)
+        except BaseException:
+            app.abort()
+            raise
+        return app
+
+    async def _by_first_bytes(
+        self, conn: Conn, addr: Addr, source: str, mode: MtlsMode, declared: Protocol, app: Conn | None
+    ) -> None:
+        """Decide by what the client sends; `app` is an application connection opened meanwhile."""
+        runtime = self._runtime
+        conn.set_deadline(DETECT_S)
+        first = await conn.read()
+        if first and first[0] == 0x16 and mode is not MtlsMode.DISABLE:
+            first, ours = await self._hello(conn, first, mode)
+            if ours:
+                conn.unread(first)
+                await self._meshed(await self._terminate(conn), addr, source, app)
+                return
+        if mode is MtlsMode.STRICT:
+            if not first:
+                return
+            what = "tls-not-of-the-mesh" if first[0] == 0x16 else "plaintext"
+            raise Refused(what, "this port takes mTLS of the mesh only")
+        verdict = Verdict.OPAQUE
+        if first and declared is not Protocol.TCP:
+            first, verdict = await detect(conn, first)
+        runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
+        conn.unread(first)
+        conn.deadline = NEVER
+        if verdict is Verdict.HTTP1 or (first and declared is Protocol.HTTP):
+            if app is not None:
+                app.abort()
+            await self._http(conn, addr, source)
+        else:
+            await self._relay(conn, addr, source, app)
+
+    async def _hello(self, conn: Conn, first: bytes, mode: MtlsMode) -> tuple[bytes, bool]:
+        """Read a whole ClientHello; (bytes read, whether it asks for the mesh)."""
+        while True:
+            try:
+                hello = parse_hello(first)
+            except NotTls as exc:
+                if mode is MtlsMode.STRICT:
+                    raise Refused("not-tls", exc.reason) from None
+                return first, False
+            if hello is not None:
+                return first, not _MESH_ALPN.isdisjoint(hello.alpn)
+            data = await conn.read()
+            if not data:
+                raise Refused("not-tls", "the client ended within its ClientHello")
+            first += data
+
+    async def _terminate(self, conn: Conn) -> TlsConn:
+        """Complete the mesh's handshake and check who came."""
+        runtime = self._runtime
+        credentials = runtime.holder.current
+        if credentials is None:
+            raise Refused("no-certificate", "this sidecar has no certificate yet")
+        tls = TlsConn.over(conn, credentials.server, server_side=True)
+        started = trio.current_time()
+        try:
+            await tls.handshake(runtime.handshaker)
+            runtime.dialer.admit(tls, credentials, ALPN_ALL)
+        except (TransportError, ConnectFailed) as exc:
+            runtime.stats.handshakes.child("server", "failed").value += 1
+            tls.abort()
+            raise Refused("handshake", exc.detail) from exc
+        except BaseException:
+            tls.abort()
+            raise
+        runtime.stats.handshakes.child("server", "ok").value += 1
+        runtime.stats.handshake_duration.child("server").observe(trio.current_time() - started)
+        tls.deadline = NEVER
+        return tls
+
+    async def _meshed(self, tls: TlsConn, addr: Addr, source: str, app: Conn | None) -> None:
+        try:
+            if tls.alpn == ALPN_HTTP1:
+                if app is not None:
+                    app.abort()
+                await self._http(tls, addr, source)
+            else:
+                await self._relay(tls, addr, source, app)
+        finally:
+            tls.abort()
+
+    async def _http(self, conn: Conn, addr: Addr, source: str) -> None:
+        view = InboundView(self._runtime, conn, self._app(addr), addr, source)
+        await Http1Server(self._runtime, view).run()
+
+    async def _relay(self, conn: Conn, addr: Addr, source: str, app: Conn | None) -> None:
+        """Opaque bytes to the application."""
+        runtime = self._runtime
+        started = runtime.reactor.now
+        service = self._app(addr)
+        relay: Relay | None = None
+        flag: str = ""
+        detail = ""
+        try:
+            try:
+                up = app or await self._dial_app(addr)
+            except ConnectFailed as exc:
+                flag, detail = Flag.UF, exc.detail
+                conn.abort()
+                return
+            life = NEVER
+            if conn.peer:
+                credentials = runtime.holder.current
+                leaf_s = credentials.not_after - credentials.not_before if credentials else 0.0
+                life = conn.expires + leaf_s
+            relay = Relay(conn, up, service.timeouts.tcp_idle_s, life)
+            if not conn.peer:
+                runtime.relays[relay] = addr.port
+            stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer))
+            await runtime.run_relay(relay, stats)
+            flag, detail = relay.flag, relay.detail
+        finally:
+            if relay is not None:
+                runtime.relays.pop(relay, None)
+            runtime.relay_record(
+                DIRECTION,
+                relay,
+                flag,
+                detail,
+                started,
+                source=source,
+                source_identity=conn.peer,
+                destination=str(addr),
+                upstream=str(addr),
+                mtls=bool(conn.peer),
+            )
+
+    def _app(self, addr: Addr) -> Service:
+        snapshot = self._runtime.store.snapshot
+        label = f"{snapshot.workload.name}.{snapshot.workload.namespace}" if snapshot else "application"
+        return self._runtime.services.application(addr, label)
+
+    async def _dial_app(self, addr: Addr) -> Conn:
+        service = self._app(addr)
+        (endpoint,) = service.endpoints()
+        return await self._runtime.dialer.dial(endpoint.peer, "", service.timeouts.connect_s)
+
+    def recheck(self) -> None:
+        """The configuration has changed: end the plaintext relays that the mode no longer allows."""
+        for relay, port in list(self._runtime.relays.items()):
+            if self._runtime.store.inbound_mtls(port) is MtlsMode.STRICT:
+                relay.stop(Flag.UAEX, "this port takes mTLS only now")
+
+
+async def detect(conn: Conn, first: bytes) -> tuple[bytes, Verdict]:
+    """Read until the protocol is known; a client that stops before is opaque."""
+    while True:
+        verdict = classify(first)
+        if verdict is not Verdict.NEED_MORE:
+            return first, verdict
+        try:
+            data = await conn.read()
+        except DeadlineExceeded:
+            return first, Verdict.OPAQUE
+        if not data:
+            # The end is met again by whoever reads next: RDHUP keeps the socket readable.
+            return first, Verdict.OPAQUE
+        first += data

@@ -1,0 +1,1 @@
+"""Sockets, TLS and time: the edge of the sidecar where bytes and clocks come in."""

@@ -1,0 +1,311 @@
+"""A connection over a non-blocking socket: plain here, TLS in `tls.py`.
+
+Rules. One reader and one sender at a time. A short read means that the socket is drained, unless the peer
+has ended (RDHUP, HUP and ERR are sticky: data and FIN may come as one edge). `read` returns b"" only for a
+clean end. `abort` closes with a reset, `aclose` without.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Protocol
+
+import trio
+from trio.lowlevel import Abort, current_task, wait_task_rescheduled
+
+from mesh_proxy.base.errors import DeadlineExceeded, PeerReset, TransportError
+from mesh_proxy.net.reactor import Reactor, fail
+from mesh_proxy.net.wheel import NEVER, Timed
+
+READ_BYTES = 16 * 1024
+BULK_READ_BYTES = 256 * 1024
+WRITE_STALL_S = 3600.0
+"""A peer that takes no byte for this long is given up."""
+FAIR_BYTES = 1024 * 1024
+FAIR_COST = FAIR_BYTES // 64
+"""After 1 MiB or 64 reads without parking, a task lets the others run."""
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+class IdleOwner(Protocol):
+    """Who keeps a connection that nobody waits on."""
+
+    def drop_idle(self, conn: Conn) -> None:
+        """The idle connection has had an event or reached its deadline: forget and close it."""
+
+
+class _WriteStall(Timed):
+    __slots__ = ("conn",)
+
+    def __init__(self, conn: Conn) -> None:
+        super().__init__()
+        self.conn = conn
+
+    def on_deadline(self) -> None:
+        task = self.conn.writer
+        if task is not None:
+            self.conn.writer = None
+            fail(task, DeadlineExceeded(f"the peer took no byte for {WRITE_STALL_S:.0f} s"))
+
+
+class Conn(Timed):
+    """A plain connection. `deadline` (see Timed) bounds every wait on it."""
+
+    __slots__ = (
+        "_recv",
+        "_send",
+        "_stall",
+        "_want",
+        "closed",
+        "doom",
+        "ended",
+        "expires",
+        "fd",
+        "fresh",
+        "idle_in",
+        "partner",
+        "peer",
+        "prefix",
+        "reactor",
+        "readable",
+        "reader",
+        "received",
+        "sent",
+        "sock",
+        "spin",
+        "writer",
+    )
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        """Take over a connected or connecting non-blocking socket."""
+        super().__init__()
+        self.reactor = reactor
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.readable = False
+        self.ended = 0
+        self.reader: trio.lowlevel.Task | None = None
+        self.writer: trio.lowlevel.Task | None = None
+        self.idle_in: IdleOwner | None = None
+        self.partner: Conn | None = None
+        self.peer = ""
+        """SPIFFE id that the peer has proved; empty on a plain connection."""
+        self.expires = NEVER
+        """On the reactor's clock: when the peer's certificate ends."""
+        self.prefix = b""
+        self.fresh = True
+        """No response has come on it yet."""
+        self.closed = False
+        self.doom: TransportError | None = None
+        """Why nobody should wait on this connection any more."""
+        self.sent = 0
+        self.received = 0
+        self.spin = 0
+        self._stall: _WriteStall | None = None
+        self._want = READ_BYTES
+        self._recv = sock.recv
+        self._send = sock.send
+        # The batch that brought us here may be long past: connections are not accepted by the reactor.
+        reactor.now = trio.current_time()
+        reactor.register(self, self.fd)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "ended" if self.ended else "open"
+        return f"<{type(self).__name__} fd={self.fd} {state} in={self.received} out={self.sent}>"
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" once the peer has cleanly ended.
+
+        Raises PeerReset, DeadlineExceeded, PartnerGone; TLS connections also Truncated and TlsFailed.
+        """
+        if self.prefix:
+            data, self.prefix = self.prefix, b""
+            return data
+        return await self._read_socket()
+
+    async def wait_readable(self) -> None:
+        """Return once `read` would not wait; takes nothing."""
+        if not self.prefix and not self.readable:
+            await self._park_reader()
+
+    def unread(self, data: bytes) -> None:
+        """Give back bytes that `read` returned; the next `read` returns them again."""
+        self.prefix = data + self.prefix
+
+    async def _read_socket(self) -> bytes:
+        while True:
+            if not self.readable:
+                await self._park_reader()
+            elif self.spin >= FAIR_BYTES:
+                self.spin = 0
+                await trio.lowlevel.checkpoint()
+            want = self._want
+            try:
+                data = self._recv(want)
+            except BlockingIOError:
+                self.readable = False
+                continue
+            except OSError as exc:
+                raise PeerReset(exc.strerror or "connection error") from exc
+            size = len(data)
+            if size < want:
+                self._want = READ_BYTES
+                if not self.ended:
+                    self.readable = False
+            else:
+                self._want = BULK_READ_BYTES
+            self.received += size
+            self.spin += size + FAIR_COST
+            return data
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`; one sender at a time. After an error or a cancellation the connection is done.
+
+        Raises PeerReset, DeadlineExceeded, PartnerGone.
+        """
+        try:
+            n = self._send(data)
+        except BlockingIOError:
+            n = 0
+        except OSError as exc:
+            raise PeerReset(exc.strerror or "connection error") from exc
+        self.sent += n
+        if n != len(data):
+            await self._write_rest(memoryview(data)[n:])
+
+    async def _write_rest(self, rest: memoryview) -> None:
+        stall = self._stall
+        if stall is None:
+            stall = self._stall = _WriteStall(self)
+        while rest:
+            self.reactor.set_deadline(stall, self.reactor.now + WRITE_STALL_S)
+            await self._park_writer()
+            try:
+                n = self._send(rest)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise PeerReset(exc.strerror or "connection error") from exc
+            self.sent += n
+            rest = rest[n:]
+        stall.deadline = NEVER
+
+    async def write_eof(self) -> None:
+        """End our direction (FIN); reading goes on. Ending twice, or after the peer reset, is no error."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_connected(self) -> None:
+        """Wait for a non-blocking connect; raises PeerReset with the reason it failed for."""
+        await self._park_writer()
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise PeerReset(os.strerror(code))
+
+    def set_deadline(self, after_s: float) -> None:
+        """Bound every wait on this connection to `after_s` seconds from the last batch of events."""
+        deadline = self.reactor.now + after_s
+        if int(deadline * 100) + 1 < self.queued:
+            self.reactor.set_deadline(self, deadline)
+        else:
+            self.deadline = deadline
+
+    def on_deadline(self) -> None:
+        """Wake who waits, with DeadlineExceeded; an idle connection is dropped."""
+        if self.idle_in is not None:
+            self.idle_in.drop_idle(self)
+        else:
+            self._wake(DeadlineExceeded("deadline reached"))
+
+    def interrupt(self, error: TransportError) -> None:
+        """Resume the parked reader and sender with `error`; who parks later meets it too."""
+        self.doom = error
+        self._wake(error)
+
+    def _wake(self, error: TransportError) -> None:
+        task = self.reader
+        if task is not None:
+            self.reader = None
+            fail(task, error)
+        task = self.writer
+        if task is not None:
+            self.writer = None
+            fail(task, error)
+
+    def bye(self) -> None:
+        """Close a connection on which nothing is under way, without waiting."""
+        self.close()
+
+    def abort(self) -> None:
+        """Close with a reset: what was not delivered is lost, and the peer learns that."""
+        if not self.closed:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            except OSError:
+                pass
+            self.close()
+
+    def close(self) -> None:
+        """Close at once. Whoever is parked on the connection is woken with PeerReset."""
+        if self.closed:
+            return
+        self.closed = True
+        self.deadline = NEVER
+        self.idle_in = None
+        self.partner = None
+        self.reactor.forget(self.fd)
+        self.sock.close()
+        if self.reader is not None or self.writer is not None:
+            self.interrupt(PeerReset("closed here"))
+
+    async def linger_close(self, limit_bytes: int = 256 * 1024, wait_s: float = 1.0) -> None:
+        """End our direction and let the peer read it before the socket goes.
+
+        Closing with unread input would reset the connection and could destroy the last response.
+        """
+        try:
+            self.set_deadline(wait_s)
+            await self.write_eof()
+            while limit_bytes > 0:
+                data = await self.read()
+                if not data:
+                    break
+                limit_bytes -= len(data)
+        except TransportError:
+            pass
+        finally:
+            self.close()
+
+    async def _park_reader(self) -> None:
+        if self.doom is not None:
+            raise self.doom
+        if self.deadline <= self.reactor.now:
+            raise DeadlineExceeded("deadline reached")
+        self.reader = current_task()
+        self.spin = 0
+        await wait_task_rescheduled(self._unpark_reader)
+
+    def _unpark_reader(self, _: object) -> Abort:
+        self.reader = None
+        return Abort.SUCCEEDED
+
+    async def _park_writer(self) -> None:
+        if self.writer is not None:
+            raise trio.BusyResourceError("one sender at a time")
+        if self.doom is not None:
+            raise self.doom
+        if self.deadline <= self.reactor.now:
+            raise DeadlineExceeded("deadline reached")
+        self.writer = current_task()
+        self.spin = 0
+        await wait_task_rescheduled(self._unpark_writer)
+
+    def _unpark_writer(self, _: object) -> Abort:
+        self.writer = None
+        return Abort.SUCCEEDED

@@ -1,0 +1,1 @@
+"""Connections that this pod's programs make."""

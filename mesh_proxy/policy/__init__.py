@@ -1,0 +1,1 @@
+"""Decisions of the data path: which endpoint, whether to retry, whose fault. Time and chance come in."""

@@ -1,0 +1,80 @@
+"""One port of one pod: its idle connections and what the balancer knows of it."""
+
+from __future__ import annotations
+
+from mesh_api.sidecar import Labels
+from mesh_proxy.net.addr import Addr
+from mesh_proxy.net.conn import Conn
+from mesh_proxy.policy.balance import EndpointState
+from mesh_proxy.pool.dial import Dialer, Peer
+from mesh_proxy.telemetry.stats import RequestStats
+
+MAX_IDLE = 512
+"""Idle connections kept per endpoint."""
+
+
+class Endpoint(EndpointState):
+    """Connections to one peer. Idle ones are reused newest first and closed on any event."""
+
+    __slots__ = ("addr", "dialer", "idle", "idle_s", "labels", "peer", "retired", "stats", "text", "workload")
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        peer: Peer,
+        stats: RequestStats,
+        *,
+        idle_s: float,
+        weight: int = 1,
+        workload: str = "",
+        labels: Labels | None = None,
+    ) -> None:
+        super().__init__(weight=weight)
+        self.dialer = dialer
+        self.peer = peer
+        self.addr: Addr = peer.addr
+        self.text = str(peer.addr)
+        self.stats = stats
+        self.idle_s = idle_s
+        self.workload = workload
+        self.labels = labels or {}
+        self.idle: dict[Conn, None] = {}
+        self.retired = False
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.text} inflight={self.inflight} idle={len(self.idle)}>"
+
+    def take(self) -> Conn | None:
+        """The newest idle connection that is still good, or None."""
+        idle = self.idle
+        while idle:
+            conn, _ = idle.popitem()
+            conn.idle_in = None
+            if conn.readable or conn.ended or conn.expires <= self.dialer.reactor.now:
+                conn.bye()
+                continue
+            conn.deadline = float("inf")
+            return conn
+        return None
+
+    def give(self, conn: Conn) -> None:
+        """Keep a connection on which an exchange has ended cleanly, or close it if it is of no more use."""
+        conn.partner = None
+        if conn.readable or conn.ended or conn.doom or self.retired or len(self.idle) >= MAX_IDLE:
+            conn.bye()
+            return
+        conn.fresh = False
+        conn.idle_in = self
+        conn.set_deadline(self.idle_s)
+        self.idle[conn] = None
+
+    def drop_idle(self, conn: Conn) -> None:
+        self.idle.pop(conn, None)
+        conn.bye()
+
+    def retire(self) -> None:
+        """No new request comes here: close what is idle; what is busy ends by itself."""
+        self.retired = True
+        while self.idle:
+            conn, _ = self.idle.popitem()
+            conn.bye()

@@ -1,0 +1,154 @@
+"""The parts that every connection of the process shares, with one owner: the application.
+
+Nothing here decides anything about traffic; inbound and outbound are given this and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Callable
+
+import trio
+
+from certs.credentials import Holder
+from mesh_proxy.discovery.store import ConfigStore
+from mesh_proxy.net.addr import Addr, LocalAddresses
+from mesh_proxy.net.reactor import Reactor
+from mesh_proxy.net.relay import Relay
+from mesh_proxy.net.tls import Handshaker
+from mesh_proxy.pool.dial import Dialer
+from mesh_proxy.pool.services import Services
+from mesh_proxy.settings import Settings
+from mesh_proxy.telemetry.access_log import Record, format_record
+from mesh_proxy.telemetry.log_writer import LogWriter
+from mesh_proxy.telemetry.registry import Registry
+from mesh_proxy.telemetry.stats import ProxyStats, TcpStats
+from mesh_proxy.wire.http1 import Limits
+
+OriginalDst = Callable[[socket.socket], Addr]
+"""How the address that a client dialled is learned; raises OSError. Tests and benchmarks pass their own."""
+
+
+class Runtime:
+    """Shared parts of one sidecar process; the `Context` of the request loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ConfigStore,
+        holder: Holder,
+        log: LogWriter,
+        registry: Registry,
+        original_dst: OriginalDst,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.holder = holder
+        self.log = log
+        self.registry = registry
+        self.original_dst = original_dst
+        self.stats = ProxyStats(registry)
+        self.limits = Limits()
+        self.reactor = Reactor()
+        self.reactor.now = now = trio.current_time()
+        self.wall_offset = wall_clock() - now
+        self.handshaker = Handshaker(settings.handshake_workers)
+        self.dialer = Dialer(self.reactor, holder, self.handshaker, self.stats, self.wall_offset)
+        self.rng = random.Random(os.urandom(16))
+        self.services = Services(self.dialer, self.stats, self.rng)
+        self.local = LocalAddresses(settings.pod_ips)
+        self.own_ports = settings.own_ports
+        self.draining = False
+        self.log_all = False
+        self.connections = 0
+        self.relays: dict[Relay, int] = {}
+        """Inbound plaintext relays and their port, which a change of the mTLS mode may end."""
+        self._id_prefix = os.urandom(8).hex().encode()
+        self._id_next = int.from_bytes(os.urandom(6), "big")
+
+    def next_request_id(self) -> bytes:
+        """A new request id: 32 hexadecimal digits, unique to this process by its random first half."""
+        self._id_next += 1
+        return b"%s%016x" % (self._id_prefix, self._id_next)
+
+    def record(self, record: Record) -> None:
+        """Write one access-log record; never waits, a full queue drops it and counts."""
+        self.log.put(format_record(record))
+
+    def admit(self) -> bool:
+        """Whether one more downstream connection is within the bound; counts it if so."""
+        if self.connections >= self.settings.max_connections:
+            self.stats.refused.child("any", "too-many-connections").value += 1
+            return False
+        self.connections += 1
+        return True
+
+    def exhausted(self, reason: str) -> None:
+        """Accepting failed for want of a resource."""
+        self.stats.refused.child("any", "accept-failed").value += 1
+        self.log.log("error", "accept failed, pausing", reason=reason)
+
+    def refused(self, direction: str, reason: str, source: str, destination: str, detail: str = "") -> None:
+        """Count and log a connection that was refused before any routing."""
+        self.stats.refused.child(direction, reason).value += 1
+        self.log.log(
+            "warning",
+            "connection refused",
+            direction=direction,
+            reason=reason,
+            source=source,
+            destination=destination,
+            detail=detail,
+        )
+
+    def relay_record(
+        self,
+        direction: str,
+        relay: Relay | None,
+        flag: str,
+        detail: str,
+        started: float,
+        *,
+        source: str,
+        source_identity: str,
+        destination: str,
+        upstream: str,
+        mtls: bool,
+        attempts: int = 1,
+    ) -> None:
+        """Log the end of an opaque connection: always after an error, else where the configuration asks."""
+        if not flag and not self.log_all:
+            return
+        now = self.reactor.now
+        self.record(
+            Record(
+                time=started + self.wall_offset,
+                direction=direction,
+                protocol="TCP",
+                flag=str(flag),
+                detail=detail,
+                side=("client" if direction == "outbound" else "server") if flag else "",
+                duration_ms=(now - started) * 1000,
+                bytes_in=relay.to_up if relay else 0,
+                bytes_out=relay.to_down if relay else 0,
+                source=source,
+                source_identity=source_identity,
+                destination=destination,
+                upstream=upstream,
+                attempts=attempts,
+                mtls=mtls,
+            )
+        )
+
+    async def run_relay(self, relay: Relay, stats: TcpStats) -> None:
+        """Run a relay and count it."""
+        stats.opened()
+        try:
+            await relay.run()
+        finally:
+            stats.sent.value += relay.to_up
+            stats.received.value += relay.to_down
+            stats.closed(str(relay.flag))

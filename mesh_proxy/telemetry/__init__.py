@@ -1,0 +1,1 @@
+"""Metrics, the access log and the application log of a sidecar."""

@@ -1,0 +1,1 @@
+"""Equipment for tests: a CA, in-process sidecars, small clients and servers, network namespaces."""
