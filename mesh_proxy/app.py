@@ -153,6 +153,7 @@ class App:
     async def _drain(self) -> None:
         runtime = self.runtime
         runtime.draining = True
+        runtime.close_idle()
         self.log.log("info", "draining", connections=runtime.connections, grace_s=self.settings.drain_s)
         with trio.move_on_after(self.settings.drain_s):
             while runtime.connections:  # noqa: ASYNC110 - counted in a hot path that signals nobody

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 
 from certs.credentials import Holder
+from mesh_proxy.base.errors import DeadlineExceeded
 from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.net.addr import Addr, LocalAddresses
 from mesh_proxy.net.reactor import Reactor
@@ -62,6 +63,7 @@ class Runtime:
         self.local = LocalAddresses(settings.pod_ips)
         self.own_ports = settings.own_ports
         self.draining = False
+        self.stopping = False
         self.log_all = False
         self.connections = 0
         self.relays: dict[Relay, int] = {}
@@ -85,6 +87,13 @@ class Runtime:
             return False
         self.connections += 1
         return True
+
+    def close_idle(self) -> None:
+        """Close the inbound connections on which nothing is under way, now and from now on."""
+        self.stopping = True
+        for conn in list(self.reactor.conns.values()):
+            if conn.between:
+                conn.interrupt(DeadlineExceeded("draining"))
 
     def exhausted(self, reason: str) -> None:
         """Accepting failed for want of a resource."""

@@ -90,7 +90,11 @@ def _addresses(name: str, text: str) -> frozenset[str]:
     addresses = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
-            addresses.add(str(ipaddress.ip_address(part)))
+            address = ipaddress.ip_address(part)
         except ValueError:
             raise SettingsError(f"{name}: expected IP addresses separated by commas, got {part!r}") from None
+        if address.is_loopback or address.is_unspecified:
+            # It would open every loopback-only port of the pod to the network.
+            raise SettingsError(f"{name}: expected addresses of the pod's interfaces, got {part!r}")
+        addresses.add(str(address))
     return frozenset(addresses)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import trio
 
-from mesh_api.sidecar import Destination, EgressMode, MtlsMode, Pod, Protocol, Snapshot
+from mesh_api.sidecar import Destination, EgressMode, MtlsMode, Pod, Protocol, Snapshot, TlsMode
 from mesh_proxy.net.addr import Addr
 
 
@@ -85,7 +85,8 @@ class ConfigStore:
 
     def is_mesh_pod(self, ip: str) -> bool:
         """Whether the address belongs to a pod that has a sidecar."""
-        return ip in self._pods
+        pod = self._pods.get(ip)
+        return pod is not None and pod.tls is TlsMode.MESH
 
     def inbound_mtls(self, port: int) -> MtlsMode:
         """What this pod's port accepts. Nothing known yet: STRICT, which fails closed."""

@@ -21,6 +21,9 @@ class Context(Protocol):
     wall_offset: float
     """Unix time minus the reactor's clock, in seconds."""
     draining: bool
+    """Inbound callers are asked to close."""
+    stopping: bool
+    """Inbound connections are closed between requests."""
     log_all: bool
 
     def next_request_id(self) -> bytes:

@@ -179,7 +179,12 @@ class Http1Server:
                 buf = self.buf
                 if not buf:
                     down.set_deadline(self.view.idle_s)
+                    down.between = self.view.drains
+                    if down.between and self.context.stopping:
+                        down.bye()
+                        return
                     buf = await down.read()
+                    down.between = False
                     if not buf:
                         down.close()
                         return
@@ -208,7 +213,7 @@ class Http1Server:
             await self._refuse(exc, counted=self.serving)
         except DeadlineExceeded:
             # Idle between requests: close quietly. Within a head: nobody to wait for either.
-            down.close()
+            down.bye()
         except TransportError:
             down.abort()
         finally:

@@ -59,6 +59,7 @@ class Conn(Timed):
         "_send",
         "_stall",
         "_want",
+        "between",
         "closed",
         "doom",
         "ended",
@@ -73,6 +74,7 @@ class Conn(Timed):
         "readable",
         "reader",
         "received",
+        "sending",
         "sent",
         "sock",
         "spin",
@@ -95,12 +97,16 @@ class Conn(Timed):
         """SPIFFE id that the peer has proved; empty on a plain connection."""
         self.expires = NEVER
         """On the reactor's clock: when the peer's certificate ends."""
+        self.between = False
+        """Nothing is under way: a draining sidecar may close it."""
         self.prefix = b""
         self.fresh = True
         """No response has come on it yet."""
         self.closed = False
         self.doom: TransportError | None = None
         """Why nobody should wait on this connection any more."""
+        self.sending = False
+        """A sender is part-way through its bytes."""
         self.sent = 0
         self.received = 0
         self.spin = 0
@@ -152,6 +158,8 @@ class Conn(Timed):
                 raise PeerReset(exc.strerror or "connection error") from exc
             size = len(data)
             if size < want:
+                if not size and self.doom is not None:
+                    raise self.doom  # after a failed send the kernel reports a reset as an end
                 self._want = READ_BYTES
                 if not self.ended:
                     self.readable = False
@@ -166,12 +174,14 @@ class Conn(Timed):
 
         Raises PeerReset, DeadlineExceeded, PartnerGone.
         """
+        if self.sending:
+            raise trio.BusyResourceError("one sender at a time")
         try:
             n = self._send(data)
         except BlockingIOError:
             n = 0
         except OSError as exc:
-            raise PeerReset(exc.strerror or "connection error") from exc
+            raise self._broken(exc) from exc
         self.sent += n
         if n != len(data):
             await self._write_rest(memoryview(data)[n:])
@@ -180,18 +190,29 @@ class Conn(Timed):
         stall = self._stall
         if stall is None:
             stall = self._stall = _WriteStall(self)
-        while rest:
-            self.reactor.set_deadline(stall, self.reactor.now + WRITE_STALL_S)
-            await self._park_writer()
-            try:
-                n = self._send(rest)
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                raise PeerReset(exc.strerror or "connection error") from exc
-            self.sent += n
-            rest = rest[n:]
-        stall.deadline = NEVER
+        self.sending = True
+        try:
+            while rest:
+                self.reactor.set_deadline(stall, self.reactor.now + WRITE_STALL_S)
+                await self._park_writer()
+                try:
+                    n = self._send(rest)
+                except BlockingIOError:
+                    continue
+                except OSError as exc:
+                    raise self._broken(exc) from exc
+                self.sent += n
+                rest = rest[n:]
+        finally:
+            self.sending = False
+            stall.deadline = NEVER
+
+    def _broken(self, exc: OSError) -> PeerReset:
+        """The error for a failed send; whoever reads on meets it too, after the bytes that had come."""
+        error = PeerReset(exc.strerror or "connection error")
+        if self.doom is None:
+            self.doom = error
+        return error
 
     async def write_eof(self) -> None:
         """End our direction (FIN); reading goes on. Ending twice, or after the peer reset, is no error."""
@@ -256,13 +277,14 @@ class Conn(Timed):
         if self.closed:
             return
         self.closed = True
-        self.deadline = NEVER
+        self.reactor.wheel.forget(self)
+        if self._stall is not None:
+            self.reactor.wheel.forget(self._stall)
         self.idle_in = None
         self.partner = None
         self.reactor.forget(self.fd)
         self.sock.close()
-        if self.reader is not None or self.writer is not None:
-            self.interrupt(PeerReset("closed here"))
+        self.interrupt(PeerReset("closed here"))
 
     async def linger_close(self, limit_bytes: int = 256 * 1024, wait_s: float = 1.0) -> None:
         """End our direction and let the peer read it before the socket goes.
@@ -287,6 +309,8 @@ class Conn(Timed):
             raise self.doom
         if self.deadline <= self.reactor.now:
             raise DeadlineExceeded("deadline reached")
+        if self.reader is not None:
+            raise trio.BusyResourceError("one reader at a time")
         self.reader = current_task()
         self.spin = 0
         await wait_task_rescheduled(self._unpark_reader)

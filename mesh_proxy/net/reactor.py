@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 BROKEN = select.EPOLLHUP | select.EPOLLERR
+_RESET = select.EPOLLERR
+"""Not HUP: that also comes once both directions have ended as they should."""
 _ENDED = BROKEN | select.EPOLLRDHUP
 _READ = _ENDED | select.EPOLLIN | select.EPOLLPRI
 _WRITE = BROKEN | select.EPOLLOUT
@@ -90,7 +92,7 @@ class Reactor:
                             reschedule(task)
                         elif conn.idle_in is not None:
                             conn.idle_in.drop_idle(conn)
-                        elif event & BROKEN and conn.partner is not None:
+                        elif event & _RESET and conn.partner is not None:
                             conn.partner.interrupt(PartnerGone("the peer reset the connection"))
                     if event & _WRITE:
                         task = conn.writer

@@ -47,7 +47,7 @@ class Relay(Timed):
                     await self._downwards()
                 ended = not self.flag
         finally:
-            self.deadline = NEVER
+            reactor.wheel.forget(self)
             if ended:
                 down.close()
                 up.close()
@@ -83,6 +83,8 @@ class Relay(Timed):
                 data = await source.read()
                 at_fault = sink
                 if not data:
+                    if self.flag:
+                        return  # stopped: an end that follows a failure is no end to pass on
                     await sink.write_eof()
                     return
                 if upwards:

@@ -11,6 +11,7 @@ goes out through the connection's one sender.
 
 from __future__ import annotations
 
+import select
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
@@ -55,7 +56,7 @@ class Handshaker:
 class TlsConn(Conn):
     """A TLS connection. Takes over the socket of a plain one with `TlsConn.over`."""
 
-    __slots__ = ("_clear", "_ended_clean", "_in", "_obj", "_out", "_owed", "_shut")
+    __slots__ = ("_clear", "_ended_clean", "_failed", "_in", "_obj", "_out", "_owed", "_shut")
 
     _in: ssl.MemoryBIO
     _out: ssl.MemoryBIO
@@ -64,6 +65,7 @@ class TlsConn(Conn):
     _owed: bytes
     _ended_clean: bool
     _shut: bool
+    _failed: TlsFailed | None
 
     @classmethod
     def over(cls, plain: Conn, context: ssl.SSLContext, *, server_side: bool) -> TlsConn:
@@ -77,10 +79,14 @@ class TlsConn(Conn):
         self._in, self._out, self._obj = incoming, outgoing, obj
         self._clear = self._owed = b""
         self._ended_clean = self._shut = False
+        self._failed = None
         self.queued = 1 << 62
         self._stall = None
         plain.closed = True
         self.reactor.conns[self.fd] = self
+        # The deadline goes over to this object: the wheel knows the plain one.
+        self.reactor.wheel.forget(plain)
+        self.reactor.set_deadline(self, self.deadline)
         return self
 
     async def handshake(self, handshaker: Handshaker) -> None:
@@ -126,12 +132,18 @@ class TlsConn(Conn):
         """The peer's verified certificate as `ssl.SSLSocket.getpeercert` gives it."""
         return dict(self._obj.getpeercert() or {})
 
+    async def wait_readable(self) -> None:
+        if not (self._clear or self._ended_clean or self._in.pending or self._obj.pending()):
+            await super().wait_readable()
+
     async def read(self) -> bytes:
         if self._clear:
             data, self._clear = self._clear, b""
             return data
         if self._ended_clean:
             return b""
+        if self._failed is not None:
+            raise self._failed
         incoming = self._in
         obj = self._obj
         while True:
@@ -150,6 +162,8 @@ class TlsConn(Conn):
                 return data
 
     async def write(self, data: bytes) -> None:
+        if self.sending:
+            raise trio.BusyResourceError("one sender at a time")
         obj = self._obj
         try:
             if len(data) <= PIECE:
@@ -167,7 +181,7 @@ class TlsConn(Conn):
         except BlockingIOError:
             n = 0
         except OSError as exc:
-            raise PeerReset(exc.strerror or "connection error") from exc
+            raise self._broken(exc) from exc
         self.sent += n
         if n != len(out):
             await self._write_rest(memoryview(out)[n:])
@@ -177,7 +191,7 @@ class TlsConn(Conn):
         self._clear = data + self._clear
 
     def bye(self) -> None:
-        if not self._shut and not self.ended and self.writer is None:
+        if not self._shut and not self.ended and not self.sending:
             self._shut = True
             try:
                 self._obj.unwrap()
@@ -214,6 +228,7 @@ class TlsConn(Conn):
                 piece = obj.read(PIECE)
                 if not piece:
                     self._ended_clean = True
+                    self.ended |= select.EPOLLRDHUP  # no request may follow, and reads never wait again
                     break
                 if not data:
                     data = piece
@@ -226,23 +241,30 @@ class TlsConn(Conn):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as exc:
-            if not data:
-                raise TlsFailed(_tls_reason(exc)) from exc
-            # What came before the bad record is delivered; the next read meets the error again.
-        if self._out.pending and self.writer is None:
+            # What came before the bad record is delivered first.
+            self._failed = TlsFailed(_tls_reason(exc))
+            self.ended |= select.EPOLLRDHUP
+        if self._out.pending and not self.sending:
             self._flush_nowait()
+        if self._failed is not None and not data:
+            raise self._failed
         return data if parts is None else b"".join(parts)
 
     def _decrypt_bulk(self, raw: bytes) -> bytes:
         incoming = self._in
         view = memoryview(raw)
-        parts = []
+        parts: list[bytes] = []
         for start in range(0, len(raw), PIECE):
             incoming.write(view[start : start + PIECE])
-            data = self._decrypt()
+            try:
+                data = self._decrypt()
+            except TlsFailed:
+                if not parts:
+                    raise
+                break
             if data:
                 parts.append(data)
-            if self._ended_clean:
+            if self._ended_clean or self._failed is not None:
                 break
         return b"".join(parts)
 

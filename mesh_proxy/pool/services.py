@@ -19,6 +19,8 @@ from mesh_proxy.pool.service import Service, peer_of
 from mesh_proxy.telemetry.stats import ProxyStats
 
 MAX_DIRECT = 4096
+NEVER_CAPTURED = (15020, 15021)
+"""Metrics and health of every sidecar answer in plaintext."""
 APPLICATION_IDLE_S = 1.0
 """Servers close idle connections after as little as two seconds; ours must be gone by then."""
 _ONE_RETRY = Retries(attempts=1)
@@ -60,7 +62,7 @@ class Services:
 
     def pod(self, pod: Pod, addr: Addr) -> Service:
         """One pod by its own address: mTLS with its identity, no Service's routes."""
-        meshed = pod.tls is TlsMode.MESH and addr.port not in pod.plaintext_ports
+        meshed = pod.tls is TlsMode.MESH and addr.port not in (*pod.plaintext_ports, *NEVER_CAPTURED)
         peer = Peer(addr, pod.identity if meshed else "")
         label = f"{pod.workload or pod.name}.{pod.namespace}"
         return self._single(
