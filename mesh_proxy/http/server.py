@@ -38,6 +38,7 @@ from mesh_proxy.wire.http1 import (
     HttpError,
     RequestHead,
     ResponseHead,
+    check_target,
     head_end,
     parse_request,
     parse_response,
@@ -77,21 +78,26 @@ class AttemptFailed(Exception):
 class Body:
     """The rest of a request body that is still arriving; keeps what a replay would need."""
 
-    __slots__ = ("bad", "done", "down", "gone", "kept", "left", "rest", "scanner")
+    __slots__ = ("bad", "done", "down", "gone", "kept", "left", "rest", "scanner", "sent", "size")
 
     def __init__(self, down: Conn, left: int, scanner: ChunkScanner | None) -> None:
         self.down = down
         self.left = left
         self.scanner = scanner
         self.done = False
+        """The client has sent all of it."""
+        self.sent = False
+        """The endpoint's socket has taken all of it."""
         self.rest = b""
         """Bytes after the body: the next request."""
         self.bad: HttpError | None = None
         self.gone: TransportError | None = None
         self.kept: list[bytes] | None = []
+        self.size = 0
 
     async def send(self, up: Conn) -> None:
         """Relay the body to `up`; never raises a transport error: what happened is in the attributes."""
+        self.sent = False
         try:
             for data in self.kept or ():
                 await up.write(data)
@@ -99,6 +105,7 @@ class Body:
                 data = await self._next()
                 if data:
                     await up.write(data)
+            self.sent = True
         except HttpError as exc:
             self.bad = exc
             up.interrupt(PartnerGone(str(exc)))
@@ -127,7 +134,8 @@ class Body:
             data = data[:used]
         if self.kept is not None:
             self.kept.append(data)
-            if sum(map(len, self.kept)) > REPLAY_BYTES:
+            self.size += len(data)
+            if self.size > REPLAY_BYTES:
                 self.kept = None
         return data
 
@@ -199,6 +207,9 @@ class Http1Server:
                         if not data:
                             down.close()  # the client left within a head: there is nobody to answer
                             return
+                        if head_buf == b"\r" and data[0] == 10:
+                            head_buf.clear()  # the empty line that is forgiven, in two reads
+                            data = data[1:]
                         start = max(0, len(head_buf) - 3)
                         head_buf += data
                         end = head_end(head_buf, start, limits)
@@ -223,8 +234,8 @@ class Http1Server:
 
     async def _exchange(self, head: RequestHead, buf: bytes, end: int) -> bool:
         """Serve one request; whether the connection can carry another."""
-        if head.method == b"CONNECT":
-            raise HttpError(501, "connect-not-supported", "CONNECT is not supported")
+        if head.target[0] != 47:
+            check_target(head)
         # The body, as far as it has come.
         body: Body | None = None
         stop = end
@@ -328,7 +339,7 @@ class Http1Server:
                         )
                 return keep
             except AttemptFailed as exc:
-                failed = exc
+                failed = exc.with_traceback(None)  # a frame kept here would be a cycle
                 cluster.balancer.observe(endpoint, reactor.now - begun, True, reactor.now)
                 if exc.flag is Flag.UT:
                     break
@@ -341,6 +352,10 @@ class Http1Server:
                 self.retry_reason = decision.text
                 if not decision.retry or self.down.ended & BROKEN:
                     self.context.stats.retries.child(service.label, decision.reason).value += 1
+                    break
+                if len(tried) == len(cluster.endpoints):
+                    self.retry_reason = "every endpoint has been tried"
+                    self.context.stats.retries.child(service.label, "no-endpoint-left").value += 1
                     break
                 if not service.budget.withdraw(reactor.now):
                     self.retry_reason = BUDGET.text
@@ -398,9 +413,10 @@ class Http1Server:
                 raise body.bad
             if failure is not None:
                 raise failure
-            if not body.done:
-                # The response overtook the body: neither connection is in a known state any more.
-                reuse = keep = False
+            if not body.sent:
+                # The response overtook the body, so the endpoint may still take what comes for a part of it.
+                reuse = False
+                keep = keep and body.done
             return keep, flag, detail
         finally:
             if reuse:
@@ -450,19 +466,22 @@ class Http1Server:
             raise AttemptFailed(Phase.RESPONSE_STARTED, Flag.UPE, f"malformed response: {exc}") from exc
         except TransportError as exc:
             raise AttemptFailed(_phase(up, before, bool(buf), exc), Flag.UC, exc.detail) from exc
-        return await self._relay(response, head, buf, end, up)
+        return await self._relay(response, head, buf, end, up, body)
 
     async def _interim(self, response: ResponseHead, head: RequestHead, rest: bytes, up: Conn) -> None:
         """Pass a 1xx response on; `rest`, which came after it, is read next."""
         if response.status == 101:
             raise HttpError(502, "unexpected-upgrade", "the endpoint switched protocols without being asked")
         if head.minor:
-            await self.down.write(b"%s\r\n%s\r\n" % (response.line, response.forward_block(False)))
+            try:
+                await self.down.write(b"%s\r\n%s\r\n" % (response.line, response.forward_block(False)))
+            except TransportError as exc:
+                raise PartnerGone(exc.detail) from exc
         if rest:
             up.unread(rest)
 
     async def _relay(
-        self, response: ResponseHead, head: RequestHead, buf: bytes, end: int, up: Conn
+        self, response: ResponseHead, head: RequestHead, buf: bytes, end: int, up: Conn, body: Body | None
     ) -> tuple[bool, str, str, bool]:
         """Relay a final response; errors from here on cut the client's connection."""
         down = self.down
@@ -473,6 +492,8 @@ class Http1Server:
         keep = head.keep_alive and head.minor == 1 and framing != UNTIL_CLOSE
         if keep and ((self.context.draining and view.drains) or down.expires <= self.reactor.now):
             keep = False
+        if body is not None and not body.done:
+            keep = False  # nobody will read what is still to come
         reuse = response.keep_alive and head.minor == 1 and up.expires > self.reactor.now
 
         scanner: ChunkScanner | None = None
@@ -484,6 +505,8 @@ class Http1Server:
         elif framing == CHUNKED:
             scanner = ChunkScanner(self.context.limits)
             try:
+                if not head.minor:
+                    raise HttpError(502, "chunks-for-http10", "a chunked response to an HTTP/1.0 request")
                 used = scanner.feed(buf[end:])
             except HttpError as exc:
                 self.status = 0
@@ -502,7 +525,7 @@ class Http1Server:
 
         try:
             if response.hop or not keep or not response.minor:
-                block = response.forward_block(view.keep_mesh_error)
+                block = response.forward_block(view.keep_mesh_error and bool(up.peer))
                 if not keep:
                     block += b"connection: close\r\n"
                 line = response.line if response.minor else b"HTTP/1.1" + response.line[8:]

@@ -227,8 +227,7 @@ class TlsConn(Conn):
             while True:
                 piece = obj.read(PIECE)
                 if not piece:
-                    self._ended_clean = True
-                    self.ended |= select.EPOLLRDHUP  # no request may follow, and reads never wait again
+                    self._end()
                     break
                 if not data:
                     data = piece
@@ -240,6 +239,8 @@ class TlsConn(Conn):
                     break
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self._end()  # the same end, as it is told once we have ended too
         except ssl.SSLError as exc:
             # What came before the bad record is delivered first.
             self._failed = TlsFailed(_tls_reason(exc))
@@ -249,6 +250,10 @@ class TlsConn(Conn):
         if self._failed is not None and not data:
             raise self._failed
         return data if parts is None else b"".join(parts)
+
+    def _end(self) -> None:
+        self._ended_clean = True
+        self.ended |= select.EPOLLRDHUP  # an idle connection in this state is of no more use
 
     def _decrypt_bulk(self, raw: bytes) -> bytes:
         incoming = self._in

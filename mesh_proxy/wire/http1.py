@@ -28,6 +28,7 @@ __all__ = [
     "Limits",
     "RequestHead",
     "ResponseHead",
+    "check_target",
     "head_end",
     "parse_request",
     "parse_response",
@@ -101,6 +102,7 @@ _length_ok = re.compile(rb"[0-9]{1,18}+").fullmatch
 _name_ok = re.compile(_TOKEN + rb"++").fullmatch
 _value_ok = re.compile(_TEXT + rb"*+").fullmatch
 _target_ok = re.compile(rb"[\x21\x22\x24-\x7e]++").fullmatch
+_absolute = re.compile(rb"(?i:https?+)://([^/?@]++)(?:[/?].*+)?+").fullmatch
 _other_version = re.compile(rb"HTTP/[0-9]++(?:\.[0-9]++)?+").fullmatch
 
 # Matches as far as an unfinished head can still become a valid one.
@@ -345,6 +347,28 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     request.hop = hop
     request.nominated = nominated
     return request
+
+
+def check_target(head: RequestHead) -> None:
+    """Refuse a request target that is neither a path nor says the same as the Host header.
+
+    Absolute form (RFC 9112 3.2.2) must name the authority that Host names, since the next hop may believe
+    either; asterisk form belongs to OPTIONS; authority form to CONNECT, which is not supported.
+    """
+    target = head.target
+    if target.startswith(b"/"):
+        return
+    if head.method == b"CONNECT":
+        raise HttpError(501, "connect-not-supported", "CONNECT is not supported")
+    if target == b"*":
+        if head.method != b"OPTIONS":
+            raise HttpError(400, "bad-target", "the target * belongs to OPTIONS")
+        return
+    match = _absolute(target)
+    if match is None:
+        raise HttpError(400, "bad-target", "expected a path or an http URL as the target")
+    if match.group(1).lower() != head.host.lower():
+        raise HttpError(400, "target-and-host-differ", "the URL of the target names another host than Host")
 
 
 def parse_response(head: bytes, request_method: bytes, limits: Limits) -> ResponseHead:
