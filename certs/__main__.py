@@ -51,37 +51,37 @@ def _plain_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def lifetime_seconds(text: str) -> float:
-    """`30s`, `15m`, `24h` or `7d` in seconds. Raises click.BadParameter."""
+    """`30s`, `15m`, `24h` or `7d` in seconds. Raises InputError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 1 <= seconds <= _MAX_LIFETIME_S:
-        raise click.BadParameter(f"expected a duration like 30s, 15m, 24h or 7d, got {text!r}")
+        raise InputError(f"expected a duration like 30s, 15m, 24h or 7d, got {text!r}")
     return float(seconds)
 
 
 def listen_on(text: str) -> tuple[str, SpiffeId]:
-    """`PATH=SPIFFE_ID`. Raises click.BadParameter."""
+    """`PATH=SPIFFE_ID`. Raises InputError."""
     path, equals, identity = text.rpartition("=")
     if not equals or not path:
-        raise click.BadParameter(f"expected PATH=SPIFFE_ID, got {text!r}")
+        raise InputError(f"--listen: expected PATH=SPIFFE_ID, got {text!r}")
     try:
         return path, SpiffeId.parse(identity)
     except IdentityError as exc:
-        raise click.BadParameter(str(exc)) from None
+        raise InputError(f"--listen: {exc}") from None
 
 
 def file_mode(text: str) -> int:
-    """An octal file mode such as `0660`. Raises click.BadParameter."""
+    """An octal file mode such as `0660`. Raises InputError."""
     if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise click.BadParameter(f"expected an octal mode like 0660, got {text!r}")
+        raise InputError(f"--socket-mode: expected an octal mode like 0660, got {text!r}")
     return int(text, 8)
 
 
 def file_owner(text: str) -> tuple[int, int]:
-    """`UID:GID`, both numeric. Raises click.BadParameter."""
+    """`UID:GID`, both numeric. Raises InputError."""
     match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
     if not match:
-        raise click.BadParameter(f"expected UID:GID, got {text!r}")
+        raise InputError(f"--socket-owner: expected UID:GID, got {text!r}")
     return int(match[1]), int(match[2])
 
 

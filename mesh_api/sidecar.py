@@ -206,7 +206,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
     except msgspec.ValidationError as exc:
         text, _, path = str(exc).partition(" - at `")
         raise ConfigError(path.rstrip("`") or "$", text) from None
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigError("$", f"expected JSON: {exc}") from None
     for error in validate(snapshot):
         raise error
@@ -245,8 +245,9 @@ def _addresses(path: str, addresses: tuple[str, ...]) -> Iterator[ConfigError]:
 
 def _ports(path: str, keys: Iterator[str]) -> Iterator[ConfigError]:
     for key in keys:
-        if not (key.isascii() and key.isdigit() and key == str(int(key)) and 1 <= int(key) <= 65535):
-            yield ConfigError(f"{path}.{key}", "expected a port, 1 to 65535, as the key")
+        digits = len(key) <= 5 and key.isascii() and key.isdigit() and key[0] != "0"
+        if not digits or int(key) > 65535:
+            yield ConfigError(f"{path}.{key[:40]}", "expected a port, 1 to 65535, as the key")
 
 
 def _destination(path: str, dest: Destination, trust_domain: str) -> Iterator[ConfigError]:

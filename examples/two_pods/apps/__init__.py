@@ -1,0 +1,1 @@
+"""Applications that know nothing of a mesh; each file runs by itself."""
