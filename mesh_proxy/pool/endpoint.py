@@ -29,7 +29,7 @@ class Endpoint(EndpointState):
         workload: str = "",
         labels: Labels | None = None,
     ) -> None:
-        super().__init__(weight=weight)
+        super().__init__(weight, dialer.reactor.now)
         self.dialer = dialer
         self.peer = peer
         self.addr: Addr = peer.addr
