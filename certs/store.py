@@ -157,7 +157,7 @@ def _age(path: Path, now: float) -> float:
 
 def _wait(path: Path, now: float, overlap_s: float, why: str) -> None:
     left = overlap_s - _age(path, now)
-    if left > 0:
+    if overlap_s > 0 and left > 0:
         raise StoreError(f"expected to wait another {left:.0f} s, {why}; --force does it now")
 
 

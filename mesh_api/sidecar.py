@@ -281,9 +281,13 @@ def validate(snapshot: Snapshot) -> Iterator[ConfigError]:
     yield from _ports("$.inbound.portMtls", iter(snapshot.inbound.port_mtls))
     yield from _ports("$.inbound.protocols", iter(snapshot.inbound.protocols))
     claimed: dict[tuple[str, int], str] = {}
+    keys: dict[tuple[str, str, int], str] = {}
     for i, dest in enumerate(snapshot.destinations):
         path = f"$.destinations[{i}]"
         yield from _destination(path, dest, snapshot.trust_domain)
+        first = keys.setdefault((dest.namespace, dest.name, dest.port), path)
+        if first != path:
+            yield ConfigError(path, f"expected one entry for a Service's port; {first} is the same one")
         for address in dest.addresses:
             holder = claimed.setdefault((address, dest.port), path)
             if holder != path:

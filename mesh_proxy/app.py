@@ -197,6 +197,7 @@ async def run(
 ) -> None:
     """Run one sidecar until SIGTERM or SIGINT; a second signal ends it at once. Raises StartError."""
     log = LogWriter(log_fd, level=settings.log_level)
+    failure: BaseException | None = None
     try:
         app = App(settings, log, original_dst)
         async with trio.open_nursery() as nursery:
@@ -205,10 +206,15 @@ async def run(
             await app.run()
             nursery.cancel_scope.cancel()
     except* StartError as group:
-        raise group.exceptions[0] from None
+        # Raised here it would be wrapped in a group again.
+        failure = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(log.close, 1.0)
+    if failure is not None:
+        raise failure
 
 
 async def _watch_signals(

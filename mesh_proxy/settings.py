@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from certs.identity import IdentityError, check_trust_domain
+
 OUTBOUND_PORT = 15001
 INBOUND_PORT = 15006
 ADMIN_PORT = 15000
@@ -63,7 +65,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     return Settings(
         config_file=env["TRIOMESH_CONFIG_FILE"],
         ca_socket=env["TRIOMESH_CA_SOCKET"],
-        trust_domain=env.get("TRIOMESH_TRUST_DOMAIN", "cluster.local"),
+        trust_domain=_trust_domain(env.get("TRIOMESH_TRUST_DOMAIN", "cluster.local")),
         pod_ips=_addresses("TRIOMESH_POD_IPS", env.get("TRIOMESH_POD_IPS", "")),
         drain_s=_number("TRIOMESH_DRAIN_SECONDS", env.get("TRIOMESH_DRAIN_SECONDS", "30"), 0, 86_400),
         max_connections=int(
@@ -74,6 +76,13 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         ),
         log_level=level,
     )
+
+
+def _trust_domain(text: str) -> str:
+    try:
+        return check_trust_domain(text)
+    except IdentityError as exc:
+        raise SettingsError(f"TRIOMESH_TRUST_DOMAIN: {exc}") from None
 
 
 def _number(name: str, text: str, low: float, high: float) -> float:

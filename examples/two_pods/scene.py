@@ -179,9 +179,10 @@ class Pod:
         drop += ["--bounding-set=-all", "--no-new-privs", "--pdeathsig", "KILL"]
         return ["ip", "netns", "exec", self.netns, "setpriv", *drop, "--", *argv]
 
-    def run(self, *argv: str, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
-        """Run a program in this pod to its end."""
-        return subprocess.run(self.command(*argv), capture_output=True, text=True, timeout=timeout)
+    def run(self, *argv: str) -> str:
+        """Run a program in this pod to its end; what it said."""
+        done = subprocess.run(self.command(*argv), capture_output=True, text=True, timeout=20)
+        return (done.stdout or done.stderr).strip()
 
 
 @dataclass(eq=False)
@@ -368,7 +369,7 @@ class Scene:
         self._make_namespace(self.node)
         node = ("ip", "-n", self.node)
         run(*node, "addr", "add", "10.44.0.1/32", "dev", "lo")
-        _sysctl(self.node, "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        _sysctl(self.node, "net.ipv4.ip_forward=1", "-e", "net.ipv6.conf.all.forwarding=1")
         for pod in self.pods.values():
             self._make_namespace(pod.netns)
             inside = ("ip", "-n", pod.netns)
@@ -391,7 +392,7 @@ class Scene:
         run("ip", "netns", "add", name)
         off = "0" if 6 in self.families else "1"
         settings = [f"net.ipv6.conf.{scope}.disable_ipv6={off}" for scope in ("all", "default")]
-        _sysctl(name, *settings, "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
+        _sysctl(name, "-e", *settings, "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
         run("ip", "-n", name, "link", "set", "lo", "up")
 
     def _write_hosts(self) -> None:
@@ -555,6 +556,12 @@ class Scene:
         pod.apps.append(process)
         self._until(process, lambda: _accepts(pod, port), f"{program} in pod {pod.name}", log)
         return process
+
+    def client_program(self, url: str) -> list[str]:
+        """The command line of an unmodified HTTP client: curl where there is one."""
+        if shutil.which("curl"):
+            return ["curl", "-sS", "--max-time", "10", url]
+        return [self.python, str(self.dir / "apps" / "fetch.py"), url]
 
     def _until(
         self, process: subprocess.Popen[bytes], probe: Callable[[], bool], what: str, log: Path

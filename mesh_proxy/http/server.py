@@ -188,7 +188,8 @@ class Http1Server:
                 if not buf:
                     down.set_deadline(self.view.idle_s)
                     down.between = self.view.drains
-                    if down.between and self.context.stopping:
+                    # A connection that has just come still brings its first request.
+                    if down.between and self.context.stopping and self.request_id:
                         down.bye()
                         return
                     buf = await down.read()
@@ -287,7 +288,7 @@ class Http1Server:
         except PartnerGone as exc:
             flag, detail, keep = Flag.DC, exc.detail, False
             self.down.abort()
-        except trio.Cancelled:
+        except (trio.Cancelled, BaseExceptionGroup):  # a group where the body's helper was cancelled too
             flag, detail = Flag.DC, "the sidecar stopped"
             raise
         except HttpError as exc:
@@ -340,10 +341,12 @@ class Http1Server:
                 return keep
             except AttemptFailed as exc:
                 failed = exc.with_traceback(None)  # a frame kept here would be a cycle
-                cluster.balancer.observe(endpoint, reactor.now - begun, True, reactor.now)
+                stale = up is not None and reused and exc.flag is Flag.UC
+                if not stale:
+                    cluster.balancer.observe(endpoint, reactor.now - begun, True, reactor.now)
                 if exc.flag is Flag.UT:
                     break
-                if up is not None and reused:
+                if stale:
                     fresh_only = True  # a pooled connection had died: the endpoint itself is not to blame
                 else:
                     tried.append(endpoint)

@@ -202,7 +202,7 @@ class Inbound:
         runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
         conn.unread(first)
         conn.deadline = NEVER
-        if verdict is Verdict.HTTP1 or (first and declared is Protocol.HTTP):
+        if verdict is Verdict.HTTP1 or (first and declared is Protocol.HTTP and verdict is not Verdict.TLS):
             if app is not None:
                 app.abort()
             await self._http(conn, addr, source)
@@ -266,6 +266,9 @@ class Inbound:
     async def _relay(self, conn: Conn, addr: Addr, source: str, app: Conn | None) -> None:
         """Opaque bytes to the application."""
         runtime = self._runtime
+        if not conn.peer and runtime.store.inbound_mtls(addr.port) is MtlsMode.STRICT:
+            # The mode has changed while nobody spoke.
+            raise Refused("plaintext", "this port takes mTLS of the mesh only")
         started = runtime.reactor.now
         service = self._app(addr)
         relay: Relay | None = None
@@ -276,6 +279,7 @@ class Inbound:
                 up = app or await self._dial_app(addr)
             except ConnectFailed as exc:
                 flag, detail = Flag.UF, exc.detail
+                runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer)).closed(flag)
                 conn.abort()
                 return
             life = NEVER

@@ -68,7 +68,8 @@ class LocalAddresses:
     def __contains__(self, ip: str) -> bool:
         answer = self._answers.get(ip)
         if answer is None:
-            if ipaddress.ip_address(ip).is_loopback:
+            address = ipaddress.ip_address(ip)
+            if address.is_loopback or address.is_unspecified or address.is_multicast:
                 return False
             answer = _can_bind(ip)
             # An address may be added while we run, so only a yes is remembered.

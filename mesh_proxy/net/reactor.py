@@ -10,6 +10,7 @@ one coarse wheel.
 
 from __future__ import annotations
 
+import errno
 import select
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,18 @@ class Reactor:
                 task_status.started()
                 await self._run_events()
         finally:
+            for conn in list(self.conns.values()):
+                if conn.idle_in is not None:
+                    conn.idle_in.drop_idle(conn)
             self.epoll.close()
 
     def register(self, conn: Conn, fd: int) -> None:
-        """Start to report the events of `fd` to `conn`."""
+        """Start to report the events of `fd` to `conn`. Raises OSError, also once `run` has ended."""
+        try:
+            self.epoll.register(fd, _EVENTS)
+        except ValueError:
+            raise OSError(errno.ECANCELED, "the sidecar has stopped") from None
         self.conns[fd] = conn
-        self.epoll.register(fd, _EVENTS)
 
     def forget(self, fd: int) -> None:
         """Stop reporting; the caller closes `fd`, which takes it out of the epoll object."""

@@ -168,15 +168,19 @@ class Outbound:
         with trio.move_on_after(SILENT_S):
             await conn.wait_readable()
         tentative: _Attempt | None = None
+        refused = False
         try:
             if not conn.readable:
                 tentative = await self._tentative(conn, service)
+                refused = tentative is None
                 if tentative is not None and not conn.readable:
-                    self._remember_server_first(addr)
+                    if tentative.decided:
+                        self._remember_server_first(addr)
                     self.runtime.stats.detect.child(DIRECTION, "server-first").value += 1
                     await self._relay(conn, addr, service, source, tentative)
                     return
-            verdict = await self._client_verdict(conn)
+            # Without a connection a silent client is told so before long: it may be waiting for the server.
+            verdict = await self._client_verdict(conn, DETECT_S if refused else IDLE_S)
             self.runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
             if verdict is Verdict.HTTP1:
                 if tentative is not None:
@@ -222,7 +226,10 @@ class Outbound:
                     break
                 held += got[0]
                 # Bytes that do not decide are held; more of them, or the client's first, will.
-                if not got[0] or not server_undecided(held) or len(held) > _HELD_BYTES:
+                if not got[0]:
+                    break  # ended; that says nothing about who speaks first
+                if not server_undecided(held) or len(held) > _HELD_BYTES:
+                    attempt.decided = True
                     break
             up.unread(held)
         except TransportError:
@@ -235,10 +242,10 @@ class Outbound:
             raise
         return attempt
 
-    async def _client_verdict(self, conn: Conn) -> Verdict:
+    async def _client_verdict(self, conn: Conn, silent_s: float) -> Verdict:
         """Read until the client's protocol is known; the bytes stay unread."""
         first = b""
-        conn.set_deadline(IDLE_S)
+        conn.set_deadline(silent_s)
         while True:
             try:
                 data = await conn.read()
@@ -281,11 +288,15 @@ class Outbound:
         endpoint: Endpoint | None = attempt.endpoint if attempt else None
         try:
             if attempt is None:
-                attempt, attempts, flag, detail = await self._connect(service)
+                attempt, tried, flag, detail = await self._connect(service)
+                endpoint = attempt.endpoint if attempt else tried[-1] if tried else None
+                attempts = len(tried) + (attempt is not None)
                 if attempt is None:
+                    runtime.stats.tcp_stats(
+                        DIRECTION, service.label, bool(endpoint and endpoint.peer.identity)
+                    ).closed(flag)
                     conn.abort()
                     return
-                endpoint = attempt.endpoint
             attempt.endpoint.inflight += 1
             try:
                 up = attempt.conn
@@ -312,8 +323,11 @@ class Outbound:
                 attempts=attempts,
             )
 
-    async def _connect(self, service: Service) -> tuple[_Attempt | None, int, str, str]:
-        """A connection to one endpoint of the service; others are tried while none has come up."""
+    async def _connect(self, service: Service) -> tuple[_Attempt | None, list[Endpoint], str, str]:
+        """A connection to one endpoint of the service; others are tried while none has come up.
+
+        Also the endpoints that failed, and, without a connection, flag and detail.
+        """
         runtime = self.runtime
         cluster = service.choose()
         tried: list[Endpoint] = []
@@ -323,7 +337,7 @@ class Outbound:
             now = runtime.reactor.now
             endpoint = cluster.pick(tried, now)
             if endpoint is None:
-                return None, len(tried), Flag.UF if tried else Flag.UH, detail
+                return None, tried, Flag.UF if tried else Flag.UH, detail
             try:
                 up = await endpoint.dialer.dial(endpoint.peer, ALPN_TCP, service.timeouts.connect_s)
             except ConnectFailed as exc:
@@ -332,9 +346,9 @@ class Outbound:
                 tried.append(endpoint)
                 decision = decide(Phase.NOT_CONNECTED, b"", True, len(tried), service.retries.attempts)
                 if not decision.retry or not service.budget.withdraw(now):
-                    return None, len(tried), Flag.UF, detail
+                    return None, tried, Flag.UF, detail
                 continue
-            return _Attempt(endpoint, up), len(tried) + 1, "", ""
+            return _Attempt(endpoint, up), tried, "", ""
 
 
 async def _unless_readable(conn: Conn, work: Callable[[], Awaitable[None]]) -> None:
@@ -362,11 +376,13 @@ async def _unless_readable(conn: Conn, work: Callable[[], Awaitable[None]]) -> N
 class _Attempt:
     """A connection that may become the client's."""
 
-    __slots__ = ("conn", "endpoint")
+    __slots__ = ("conn", "decided", "endpoint")
 
     def __init__(self, endpoint: Endpoint, conn: Conn) -> None:
         self.endpoint = endpoint
         self.conn = conn
+        self.decided = False
+        """The server's own bytes have shown that it speaks first."""
 
     def drop(self) -> None:
         """Close it if nothing else has: nothing of the client's was ever sent on it."""
