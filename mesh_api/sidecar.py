@@ -228,9 +228,15 @@ def is_spiffe_id(text: str) -> bool:
 
 def _address_error(path: str, text: str) -> ConfigError | None:
     try:
-        canonical = str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         return ConfigError(path, f"expected an IP address, got {text!r}")
+    canonical = str(address)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return ConfigError(path, f"expected {str(address.ipv4_mapped)!r} instead of its v4-mapped form")
+        if address.scope_id is not None:
+            return ConfigError(path, f"expected an address without a scope, got {text!r}")
     if canonical != text:
         return ConfigError(path, f"expected the canonical form {canonical!r}, got {text!r}")
     return None

@@ -98,8 +98,12 @@ class App:
         reasons = []
         if self.store.snapshot is None:
             reasons.append("no configuration yet")
-        if self.settings.ca_socket and self.holder.current is None:
-            reasons.append("no certificate yet")
+        current = self.holder.current
+        if current is None:
+            if self.settings.ca_socket:
+                reasons.append("no certificate yet")
+        elif current.not_after <= wall_clock():
+            reasons.append("the certificate has expired")
         if self.stop.is_set():
             reasons.append("draining")
         return reasons

@@ -19,12 +19,12 @@ OnError = Callable[[str, str], None]
 """Called with the path inside the message (JSON path) and what was expected there."""
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int, int] | None:
     try:
         stat = os.stat(path)
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def _read(path: str) -> bytes:
@@ -34,7 +34,7 @@ def _read(path: str) -> bytes:
 
 async def watch_file(path: str, on_snapshot: Callable[[Snapshot], None], on_error: OnError) -> None:
     """Deliver each usable content of `path` until cancelled; a symbolic link's target counts."""
-    seen: tuple[int, int, int] | None = None
+    seen: tuple[int, int, int, int] | None = None
     last = b""
     missing_told = False
     while True:

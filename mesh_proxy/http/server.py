@@ -329,7 +329,7 @@ class Http1Server:
                 up = None if fresh_only else endpoint.take()
                 if up is None:
                     up = await self._connect(endpoint, service, deadline)
-                    self.context.stats.upstream_connections.child(service.label, "false").value += 1
+                    self.context.stats.upstream_connections.child(service.label).value += 1
                 reused = not up.fresh
                 try:
                     keep = await self._attempt(up, endpoint, head, message, body, deadline)

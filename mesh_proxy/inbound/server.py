@@ -183,8 +183,12 @@ class Inbound:
     ) -> None:
         """Decide by what the client sends; `app` is an application connection opened meanwhile."""
         runtime = self._runtime
-        conn.set_deadline(DETECT_S)
+        if mode is MtlsMode.STRICT or runtime.store.is_mesh_pod(source.rpartition(":")[0].strip("[]")):
+            conn.set_deadline(DETECT_S)
+        else:
+            conn.set_deadline(PLAIN_IDLE_S)  # a browser opens connections that it may not use for long
         first = await conn.read()
+        conn.set_deadline(DETECT_S)
         if first and first[0] == 0x16 and mode is not MtlsMode.DISABLE:
             first, ours = await self._hello(conn, first, mode)
             if ours:

@@ -57,14 +57,14 @@ async def accept_loop(
                 on_exhausted(exc.strerror or "accept failed")
                 await trio.sleep(_EXHAUSTED_S)
                 break
-            if not admit():
-                reset(sock)
-                continue
             sock.setblocking(False)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 sock.close()
+                continue
+            if not admit():
+                reset(sock)
                 continue
             nursery.start_soon(handle, sock)
 

@@ -78,8 +78,12 @@ class OutboundView:
         store = self._outbound.runtime.store
         if store.generation != self._generation:
             self._generation = store.generation
-            found = self._outbound.service(store.lookup(self._addr), self._addr)
-            self._service = found or Denied(503, Flag.NC, f"{self._addr} is not a destination of the mesh")
+            answer = store.lookup(self._addr)
+            if isinstance(answer, Absent):
+                # What began in the mesh never goes on in plaintext, whatever the egress mode.
+                self._service = Denied(503, Flag.NC, f"{self._addr} is no longer a destination of the mesh")
+            else:
+                self._service = self._outbound.service(answer, self._addr) or self._service
         return self._service
 
 

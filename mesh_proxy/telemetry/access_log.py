@@ -30,9 +30,9 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     protocol: str
     duration_ms: float
     bytes_in: int = 0
-    """Body bytes from the client."""
+    """Bytes from the client on its connection: heads, bodies, and TLS where it speaks TLS."""
     bytes_out: int = 0
-    """Body bytes to the client."""
+    """Bytes to the client, counted likewise."""
     method: Text = b""
     path: Text = b""
     host: Text = b""

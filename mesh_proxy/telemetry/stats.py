@@ -85,9 +85,9 @@ class ProxyStats:
             ("direction", "verdict"),
         )
         self.upstream_connections = counter(
-            "triomesh_upstream_connections_total",
-            "Connections that carried a request, new ones and reused ones.",
-            ("destination", "reused"),
+            "triomesh_upstream_connections_opened_total",
+            "Connections to endpoints that were opened for HTTP requests.",
+            ("destination",),
         )
         self._requests: dict[tuple[str, str, str, bool, str], RequestStats] = {}
         self._tcp: dict[tuple[str, str, bool], TcpStats] = {}

@@ -56,7 +56,7 @@ def test_a_destination_is_forgotten_whole():
         stats.request_stats("outbound", name, "w", True).done(503, "UF", 0.1)
         stats.tcp_stats("outbound", name, True).opened()
         stats.retries.child(name, "tried")
-        stats.upstream_connections.child(name, "true")
+        stats.upstream_connections.child(name)
     assert stats.forget_destination("gone") == 8
     text = "\n".join(page(stats))
     assert "gone" not in text
