@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import trio
 
-from mesh_api.sidecar import EgressMode, Protocol, Retries, Snapshot, Workload
+from mesh_api.sidecar import Algorithm, EgressMode, Protocol, Retries, Snapshot, Workload
 from mesh_proxy.net.addr import Addr
 from tests.integration.test_tcp_relay import (
     BROKEN,
@@ -54,6 +54,7 @@ def test_another_endpoint_is_tried_after_a_mismatch():
                         protocol=Protocol.TCP,
                         endpoints=(endpoint(impostor.inbound), endpoint(mesh.server.inbound)),
                         retries=Retries(attempts=1),
+                        algorithm=Algorithm.ROUND_ROBIN,
                     )
                 )
                 for n in range(5):
