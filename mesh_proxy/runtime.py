@@ -92,7 +92,7 @@ class Runtime:
         """Close the inbound connections on which nothing is under way, now and from now on."""
         self.stopping = True
         for conn in list(self.reactor.conns.values()):
-            if conn.between:
+            if conn.between and conn.reader is not None:
                 conn.interrupt(DeadlineExceeded("draining"))
 
     def exhausted(self, reason: str) -> None:

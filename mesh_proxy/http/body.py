@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from mesh_proxy.base.errors import PartnerGone, PeerReset, TransportError
 from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.wire.http1 import ChunkScanner, HttpError
 
+BODY_IDLE_S = 3600.0
+"""A client that sends no byte of its body for this long is given up."""
 REPLAY_BYTES = 64 * 1024
 """A longer request is not kept, so it is not sent a second time."""
 
@@ -55,8 +58,10 @@ class Body:
             pass  # the endpoint stopped reading: its response, or its reset, is met by the reader
 
     async def _next(self) -> bytes:
+        self.down.set_deadline(BODY_IDLE_S)
         try:
             data = await self.down.read()
+            self.down.deadline = NEVER
         except TransportError as exc:
             raise _ClientFailed(exc) from exc
         if not data:

@@ -157,13 +157,16 @@ class Http1Server:
         except TransportError:
             down.abort()
         finally:
-            down.close()
+            if self.serving:
+                down.abort()  # cancelled within an exchange: a FIN would complete a close-delimited body
+            else:
+                down.close()
 
     # -- one request ------------------------------------------------------------------------------------
 
     async def _exchange(self, head: RequestHead, buf: bytes, end: int) -> bool:
         """Serve one request; whether the connection can carry another."""
-        if head.target[0] != 47:
+        if head.target[0] != 47 or head.method == b"CONNECT":
             check_target(head)
         # The body, as far as it has come.
         body: Body | None = None
@@ -367,6 +370,7 @@ class Http1Server:
         limits = self.context.limits
         before = up.sent
         buf = b""
+        interim = False
         try:
             await up.write(message)
             if body is not None and nursery is not None:
@@ -386,6 +390,7 @@ class Http1Server:
                 response = parse_response(buf[:end], head.method, limits)
                 if response.status >= 200:
                     break
+                interim = True
                 await self._interim(response, head, buf[end:], up)
         except PartnerGone:
             raise
@@ -396,7 +401,7 @@ class Http1Server:
         except HttpError as exc:
             raise AttemptFailed(Phase.RESPONSE_STARTED, Flag.UPE, f"malformed response: {exc}") from exc
         except TransportError as exc:
-            raise AttemptFailed(_phase(up, before, bool(buf), exc), Flag.UC, exc.detail) from exc
+            raise AttemptFailed(_phase(up, before, interim or bool(buf), exc), Flag.UC, exc.detail) from exc
         return await self._relay(response, head, buf, end, up, body)
 
     async def _interim(self, response: ResponseHead, head: RequestHead, rest: bytes, up: Conn) -> None:
@@ -638,11 +643,25 @@ class _UpstreamCut(Exception):
         self.detail = detail
 
 
+_REFUSALS = frozenset(
+    (
+        "tlsv1 alert unknown ca",
+        "sslv3 alert bad certificate",
+        "sslv3 alert certificate expired",
+        "sslv3 alert certificate revoked",
+        "sslv3 alert certificate unknown",
+        "sslv3 alert unsupported certificate",
+        "tlsv13 alert certificate required",
+        "tlsv1 alert access denied",
+    )
+)
+
+
 def _phase(up: Conn, sent_before: int, responded: bool, exc: TransportError) -> Phase:
     """How far a failed attempt had come (what may have been processed)."""
     if responded:
         return Phase.RESPONSE_STARTED
-    if up.fresh and isinstance(exc, TlsFailed):
+    if up.fresh and isinstance(exc, TlsFailed) and exc.detail in _REFUSALS:
         # TLS 1.3: the peer's refusal of our certificate comes as the first thing after the handshake.
         return Phase.NOT_CONNECTED
     if up.sent == sent_before:

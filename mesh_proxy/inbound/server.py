@@ -13,7 +13,7 @@ import trio
 
 from certs.credentials import ALPN_ALL, ALPN_HTTP1
 from mesh_api.sidecar import MtlsMode, Protocol
-from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, TransportError
+from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, PartnerGone, TransportError
 from mesh_proxy.http.context import Denied
 from mesh_proxy.http.server import Http1Server
 from mesh_proxy.net.addr import Addr, peer_addr
@@ -93,6 +93,8 @@ class Inbound:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._silent: dict[Conn, int] = {}
+        """Connections that wait for either side to speak, and their port."""
         self._open = runtime.stats.connections.child(DIRECTION)
 
     async def handle(self, sock: socket.socket) -> None:
@@ -165,17 +167,23 @@ class Inbound:
 
         Returns the application connection if one was opened. The client's bytes stay unread.
         """
+        runtime = self._runtime
         with trio.move_on_after(silent_s):
             await conn.wait_readable()
         if conn.readable:
             return None
         app = await self._dial_app(addr)
         conn.set_deadline(PLAIN_IDLE_S)
+        self._silent[conn] = addr.port
         try:
             await wait_either(conn, app)
-        except BaseException:
+        except BaseException as exc:
             app.abort()
+            if isinstance(exc, TransportError) and runtime.store.inbound_mtls(addr.port) is MtlsMode.STRICT:
+                raise Refused("plaintext", "this port takes mTLS of the mesh only now") from exc
             raise
+        finally:
+            del self._silent[conn]
         return app
 
     async def _by_first_bytes(
@@ -324,7 +332,10 @@ class Inbound:
         return await self._runtime.dialer.dial(endpoint.peer, "", service.timeouts.connect_s)
 
     def recheck(self) -> None:
-        """The configuration has changed: end the plaintext relays that the mode no longer allows."""
+        """The configuration has changed: end the plaintext connections that the mode no longer allows."""
+        for conn, port in list(self._silent.items()):
+            if self._runtime.store.inbound_mtls(port) is MtlsMode.STRICT:
+                conn.interrupt(PartnerGone("the mode of the port has changed"))
         for relay, port in list(self._runtime.relays.items()):
             if self._runtime.store.inbound_mtls(port) is MtlsMode.STRICT:
                 relay.stop(Flag.UAEX, "this port takes mTLS only now")

@@ -280,6 +280,7 @@ class Conn(Timed):
         self.reactor.wheel.forget(self)
         if self._stall is not None:
             self.reactor.wheel.forget(self._stall)
+            self._stall = None
         self.idle_in = None
         self.partner = None
         self.reactor.forget(self.fd)

@@ -24,11 +24,11 @@ from mesh_proxy.net.wheel import Timed, Wheel
 if TYPE_CHECKING:
     from mesh_proxy.net.conn import Conn
 
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 BROKEN = select.EPOLLHUP | select.EPOLLERR
 _RESET = select.EPOLLERR
 """Not HUP: that also comes once both directions have ended as they should."""
-_ENDED = BROKEN | select.EPOLLRDHUP
+_ENDED = BROKEN | select.EPOLLRDHUP | select.EPOLLPRI
 _READ = _ENDED | select.EPOLLIN | select.EPOLLPRI
 _WRITE = BROKEN | select.EPOLLOUT
 _BATCH = 512

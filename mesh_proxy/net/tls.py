@@ -247,6 +247,9 @@ class TlsConn(Conn):
             self.ended |= select.EPOLLRDHUP
         if self._out.pending and not self.sending:
             self._flush_nowait()
+        if len(self._owed) + self._out.pending > 4 * PIECE and not self.sending:
+            self._failed = TlsFailed("the peer asks for answers that it does not read")
+            self.ended |= select.EPOLLRDHUP
         if self._failed is not None and not data:
             raise self._failed
         return data if parts is None else b"".join(parts)

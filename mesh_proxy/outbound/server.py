@@ -177,6 +177,7 @@ class Outbound:
             if not conn.readable:
                 tentative = await self._tentative(conn, service)
                 refused = tentative is None
+                service, tentative = self._current(addr, service, tentative)
                 if tentative is not None and not conn.readable:
                     if tentative.decided:
                         self._remember_server_first(addr)
@@ -185,6 +186,7 @@ class Outbound:
                     return
             # Without a connection a silent client is told so before long: it may be waiting for the server.
             verdict = await self._client_verdict(conn, DETECT_S if refused else IDLE_S)
+            service, tentative = self._current(addr, service, tentative)
             self.runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
             if verdict is Verdict.HTTP1:
                 if tentative is not None:
@@ -195,6 +197,24 @@ class Outbound:
         finally:
             if tentative is not None:
                 tentative.drop()
+
+    def _current(
+        self, addr: Addr, service: Service, tentative: _Attempt | None
+    ) -> tuple[Service, _Attempt | None]:
+        """The destination after a wait: the client may have been silent for long, and the mesh has moved on.
+
+        A tentative connection to an endpoint that is no longer one (or no longer plaintext) is dropped.
+        """
+        answer = self.runtime.store.lookup(addr)
+        found = self.service(answer, addr)
+        if found is None or (isinstance(answer, Absent) and found is not service):
+            if tentative is not None:
+                tentative.drop()
+            raise Refused("no-answer", f"flag NC: {addr} is no longer a destination of the mesh")
+        if tentative is not None and (found is not service or tentative.endpoint.retired):
+            tentative.drop()
+            tentative = None
+        return found, tentative
 
     async def _tentative(self, conn: Conn, service: Service) -> _Attempt | None:
         """Open a connection beside the wait; returns when the client has spoken or the server's bytes decide.

@@ -18,6 +18,7 @@ from mesh_proxy.base.errors import (
 )
 from mesh_proxy.net.addr import IP_BIND_ADDRESS_NO_PORT, Addr
 from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.listen import tune
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.tls import Handshaker, TlsConn
 from mesh_proxy.net.wheel import NEVER
@@ -85,7 +86,7 @@ class Dialer:
         except OSError as exc:
             raise ConnectFailed(exc.strerror or "no socket") from exc
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tune(sock)
             if peer.source:
                 sock.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((peer.source, 0))

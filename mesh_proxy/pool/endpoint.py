@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from mesh_api.sidecar import Labels
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
@@ -53,8 +55,14 @@ class Endpoint(EndpointState):
             if conn.readable or conn.ended or conn.expires <= self.dialer.reactor.now:
                 conn.bye()
                 continue
-            conn.deadline = float("inf")
-            return conn
+            try:
+                conn.sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                conn.deadline = float("inf")
+                return conn
+            except OSError:
+                pass
+            conn.bye()  # an end, or bytes that answer nothing, not yet told by the reactor
         return None
 
     def give(self, conn: Conn) -> None:

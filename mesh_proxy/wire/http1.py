@@ -356,10 +356,10 @@ def check_target(head: RequestHead) -> None:
     either; asterisk form belongs to OPTIONS; authority form to CONNECT, which is not supported.
     """
     target = head.target
-    if target.startswith(b"/"):
-        return
     if head.method == b"CONNECT":
         raise HttpError(501, "connect-not-supported", "CONNECT is not supported")
+    if target.startswith(b"/"):
+        return
     if target == b"*":
         if head.method != b"OPTIONS":
             raise HttpError(400, "bad-target", "the target * belongs to OPTIONS")

@@ -430,8 +430,9 @@ def test_changing_to_strict():
             answer = await http.receive_some()
             assert answer.startswith(b"HTTP/1.1 403")
             assert b"UAEX" in answer
-            # What the application says now must not go out in plaintext.
-            await of_silent.send_all(b"banner")
+            # What the application may say now must not go out in plaintext.
+            with contextlib.suppress(*BROKEN):
+                await of_silent.send_all(b"banner")
             assert await ended(silent)
             engine.write(b"still here")
             await meshed.send_all(outgoing.read())
