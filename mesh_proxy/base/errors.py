@@ -31,6 +31,10 @@ class DeadlineExceeded(TransportError):
     """A wait reached its deadline."""
 
 
+class IdentityEnded(TransportError):
+    """The peer's certificate ended a whole lifetime ago: the connection may not go on."""
+
+
 class PartnerGone(TransportError):
     """The other end of the exchange went away while this one was awaited."""
 

@@ -294,12 +294,7 @@ class Inbound:
                 runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer)).closed(flag)
                 conn.abort()
                 return
-            life = NEVER
-            if conn.peer:
-                credentials = runtime.holder.current
-                leaf_s = credentials.not_after - credentials.not_before if credentials else 0.0
-                life = conn.expires + leaf_s
-            relay = Relay(conn, up, service.timeouts.tcp_idle_s, life)
+            relay = Relay(conn, up, service.timeouts.tcp_idle_s)
             if not conn.peer:
                 runtime.relays[relay] = addr.port
             stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer))

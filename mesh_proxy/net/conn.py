@@ -15,7 +15,7 @@ from typing import Protocol
 import trio
 from trio.lowlevel import Abort, current_task, wait_task_rescheduled
 
-from mesh_proxy.base.errors import DeadlineExceeded, PeerReset, TransportError
+from mesh_proxy.base.errors import DeadlineExceeded, IdentityEnded, PeerReset, TransportError
 from mesh_proxy.net.reactor import Reactor, fail
 from mesh_proxy.net.wheel import NEVER, Timed
 
@@ -51,10 +51,22 @@ class _WriteStall(Timed):
             fail(task, DeadlineExceeded(f"the peer took no byte for {WRITE_STALL_S:.0f} s"))
 
 
+class _LifeEnd(Timed):
+    __slots__ = ("conn",)
+
+    def __init__(self, conn: Conn) -> None:
+        super().__init__()
+        self.conn = conn
+
+    def on_deadline(self) -> None:
+        self.conn.interrupt(IdentityEnded("the peer's certificate has ended"))
+
+
 class Conn(Timed):
     """A plain connection. `deadline` (see Timed) bounds every wait on it."""
 
     __slots__ = (
+        "_life_end",
         "_recv",
         "_send",
         "_stall",
@@ -111,6 +123,7 @@ class Conn(Timed):
         self.received = 0
         self.spin = 0
         self._stall: _WriteStall | None = None
+        self._life_end: _LifeEnd | None = None
         self._want = READ_BYTES
         self._recv = sock.recv
         self._send = sock.send
@@ -237,6 +250,12 @@ class Conn(Timed):
         else:
             self.deadline = deadline
 
+    def end_life(self, deadline: float) -> None:
+        """Whatever is under way then, nobody waits on this connection after `deadline` (reactor's clock)."""
+        if self._life_end is None:
+            self._life_end = _LifeEnd(self)
+        self.reactor.set_deadline(self._life_end, deadline)
+
     def on_deadline(self) -> None:
         """Wake who waits, with DeadlineExceeded; an idle connection is dropped."""
         if self.idle_in is not None:
@@ -281,6 +300,9 @@ class Conn(Timed):
         if self._stall is not None:
             self.reactor.wheel.forget(self._stall)
             self._stall = None
+        if self._life_end is not None:
+            self.reactor.wheel.forget(self._life_end)
+            self._life_end = None
         self.idle_in = None
         self.partner = None
         self.reactor.forget(self.fd)

@@ -1,14 +1,14 @@
 """Bytes both ways between two connections, for what is not HTTP.
 
 Each direction ends by itself (half-close); an error or a reset on one side resets the other. One timer
-bounds the silence of both directions together, a second bound ends a relay whose peer's certificate is gone.
+bounds the silence of both directions together.
 """
 
 from __future__ import annotations
 
 import trio
 
-from mesh_proxy.base.errors import PartnerGone, TransportError
+from mesh_proxy.base.errors import IdentityEnded, PartnerGone, TransportError
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.wheel import NEVER, Timed
 from mesh_proxy.policy.outcome import Flag
@@ -17,15 +17,14 @@ from mesh_proxy.policy.outcome import Flag
 class Relay(Timed):
     """One relay between the client (`down`) and the endpoint (`up`); `deadline` is the idle timer."""
 
-    __slots__ = ("detail", "down", "flag", "idle_s", "limit", "scope", "to_down", "to_up", "up")
+    __slots__ = ("detail", "down", "flag", "idle_s", "scope", "to_down", "to_up", "up")
 
-    def __init__(self, down: Conn, up: Conn, idle_s: float, limit: float = NEVER) -> None:
-        """`idle_s`: seconds without a byte in either direction; `limit`: a time on the reactor's clock."""
+    def __init__(self, down: Conn, up: Conn, idle_s: float) -> None:
+        """`idle_s`: seconds without a byte in either direction."""
         super().__init__()
         self.down = down
         self.up = up
         self.idle_s = idle_s
-        self.limit = limit
         self.flag: str = ""
         self.detail = ""
         self.to_up = 0
@@ -38,7 +37,7 @@ class Relay(Timed):
         reactor = down.reactor
         down.deadline = up.deadline = NEVER
         down.partner, up.partner = up, down
-        reactor.set_deadline(self, min(reactor.now + self.idle_s, self.limit))
+        reactor.set_deadline(self, reactor.now + self.idle_s)
         ended = False
         try:
             with self.scope:
@@ -56,10 +55,7 @@ class Relay(Timed):
                 up.abort()
 
     def on_deadline(self) -> None:
-        if self.down.reactor.now >= self.limit:
-            self.stop(Flag.UAEX, "the peer's certificate has ended")
-        else:
-            self.stop(Flag.SI, f"no byte for {self.idle_s:g} s")
+        self.stop(Flag.SI, f"no byte for {self.idle_s:g} s")
 
     def stop(self, flag: str, detail: str) -> None:
         """End the relay with a reset on both sides."""
@@ -92,11 +88,13 @@ class Relay(Timed):
                 else:
                     self.to_down += len(data)
                 await sink.write(data)
-                self.deadline = min(reactor.now + self.idle_s, self.limit)
+                self.deadline = reactor.now + self.idle_s
         except PartnerGone as exc:
             # The other connection was reset while nobody waited on it.
             other = sink if at_fault is source else source
             self.stop(Flag.DC if other is self.down else Flag.UC, exc.detail)
+        except IdentityEnded as exc:
+            self.stop(Flag.UAEX, exc.detail)
         except TransportError as exc:
             self.stop(Flag.DC if at_fault is self.down else Flag.UC, exc.detail)
 

@@ -324,9 +324,7 @@ class Outbound:
             attempt.endpoint.inflight += 1
             try:
                 up = attempt.conn
-                credentials = runtime.holder.current
-                leaf_s = credentials.not_after - credentials.not_before if credentials else 0.0
-                relay = Relay(conn, up, service.timeouts.tcp_idle_s, up.expires + leaf_s)
+                relay = Relay(conn, up, service.timeouts.tcp_idle_s)
                 stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(up.peer))
                 await runtime.run_relay(relay, stats)
                 flag, detail = relay.flag, relay.detail

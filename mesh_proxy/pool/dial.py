@@ -137,3 +137,5 @@ class Dialer:
             raise ConnectFailed(str(exc)) from exc
         conn.peer = peer.identity
         conn.expires = peer.not_after - self.wall_offset
+        # No connection outlives its peer's certificate by more than one lifetime.
+        conn.end_life(conn.expires + peer.not_after - peer.not_before)

@@ -21,6 +21,7 @@ from tests.support.mesh import (
     TestCa,
     client_snapshot,
     identity,
+    pair,
     server_snapshot,
     sidecar,
     wait_until,
@@ -311,3 +312,30 @@ async def test_a_connection_that_the_application_closed_is_not_used_again() -> N
             await peer.send(b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 2\r\n\r\nhi" * 2)
             statuses += [(await peer.response()).status, (await peer.response()).status]
     assert set(statuses) == {200}, statuses.count(503)
+
+
+@mesh_test
+async def test_no_stream_outlives_its_peers_certificate_by_more_than_a_lifetime() -> None:
+    """A response without an end, over a connection whose peer's time is up."""
+    go = trio.Event()
+
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await go.wait()
+
+    async with application(handle) as app, pair(app.addr) as mesh:
+        peer = Peer(await trio.open_tcp_stream(*mesh.client.outbound))
+        await peer.send(GET)
+        await peer.head()
+        reactor = mesh.client.app.runtime.reactor
+        (up,) = [conn for conn in reactor.conns.values() if conn.peer]
+        lifetime = up.expires - reactor.now
+        assert up._life_end is not None
+        assert up.expires + lifetime <= up._life_end.deadline <= up.expires + lifetime + 130
+        up.end_life(reactor.now + 0.05)
+        assert await peer.end() == "reset"
+        peer.close()
+        go.set()
+        line = await mesh.client.log.wait_for(lambda line: line.get("flag") == "UC")
+        assert "certificate has ended" in str(line["detail"])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import trio
 
-from mesh_api.sidecar import Endpoint, Protocol, Retries, Timeouts, TlsMode
+from mesh_api.sidecar import Algorithm, Endpoint, Protocol, Retries, Timeouts, TlsMode
 from mesh_proxy.net.addr import Addr
 from tests.support.mesh import TestCa, client_snapshot, identity, pair, run, sidecar, wait_until
 
@@ -243,26 +243,19 @@ def test_ends_one_lifetime_after_the_peers_certificate():
     async def main():
         async with connected() as (mesh, client, served):
             now = mesh.client.app.runtime.reactor.now
-            # Certificates have whole seconds, so the bound of a live relay is moved by hand.
+            # Certificates have whole seconds, so the bound of a live connection is moved by hand.
             conn = next(c for c in mesh.client.app.runtime.reactor.conns.values() if c.peer)
             assert 3500 < conn.expires - now < 3700
-            relay = next(
-                timed
-                for bucket in mesh.client.app.runtime.reactor.wheel._buckets.values()
-                for timed in bucket
-                if hasattr(timed, "limit")
-            )
             credentials = mesh.client.app.holder.current
             leaf_s = credentials.not_after - credentials.not_before
-            assert relay.limit == pytest.approx(conn.expires + leaf_s)
-            relay.limit = now + 0.2
-            mesh.client.app.runtime.reactor.set_deadline(relay, relay.limit)
+            assert conn._life_end.deadline == pytest.approx(conn.expires + leaf_s)
+            conn.end_life(now + 0.2)
             with pytest.raises(BROKEN):
                 await everything(client)
             with pytest.raises(BROKEN):
                 await everything(served)
             line = await mesh.client.log.wait_for(is_tcp)
-            assert "certificate" in line["detail"]
+            assert (line["flag"], line["detail"]) == ("UAEX", "the peer's certificate has ended")
 
     run(main)
 
@@ -311,6 +304,7 @@ def test_another_endpoint_is_tried():
                     protocol=Protocol.TCP,
                     endpoints=(endpoint(gone), endpoint(mesh.server.inbound)),
                     retries=Retries(attempts=1),
+                    algorithm=Algorithm.ROUND_ROBIN,  # so that the dead one is met
                 )
             )
             for n in range(6):
