@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from certs.credentials import Holder
-from mesh_proxy.base.errors import DeadlineExceeded
+from mesh_proxy.base.errors import DeadlineExceeded, TransportError
 from mesh_proxy.discovery.store import ConfigStore
-from mesh_proxy.net.addr import Addr, LocalAddresses
+from mesh_proxy.net.addr import Addr, LocalAddresses, peer_addr
+from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.listen import reset
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.relay import Relay
 from mesh_proxy.net.tls import Handshaker
@@ -30,6 +32,15 @@ from mesh_proxy.wire.http1 import Limits
 
 OriginalDst = Callable[[socket.socket], Addr]
 """How the address that a client dialled is learned; raises OSError. Tests and benchmarks pass their own."""
+
+
+class Refused(Exception):
+    """The connection is not accepted; `reason` is a metric label."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
 
 
 class Runtime:
@@ -99,6 +110,40 @@ class Runtime:
         """Accepting failed for want of a resource."""
         self.stats.refused.child("any", "accept-failed").value += 1
         self.log.log("error", "accept failed, pausing", reason=reason)
+
+    async def serve_accepted(
+        self,
+        direction: str,
+        sock: socket.socket,
+        address: Callable[[socket.socket], Addr],
+        serve: Callable[[Conn, Addr, str], Awaitable[None]],
+    ) -> None:
+        """Serve an accepted connection, which `admit` has counted, to its end; only cancellation is raised.
+
+        `address` learns its original destination, `serve` does the rest; both may raise Refused.
+        """
+        open_connections = self.stats.connections.child(direction)
+        open_connections.value += 1
+        conn: Conn | None = None
+        source = destination = ""
+        try:
+            source = str(peer_addr(sock))
+            addr = address(sock)
+            destination = str(addr)
+            conn = Conn(self.reactor, sock)
+            await serve(conn, addr, source)
+        except Refused as exc:
+            self.refused(direction, exc.reason, source, destination, exc.detail)
+        except (TransportError, OSError) as exc:
+            detail = exc.detail if isinstance(exc, TransportError) else exc.strerror or ""
+            self.refused(direction, "broken", source, destination, detail)
+        finally:
+            if conn is not None:
+                conn.abort()
+            else:
+                reset(sock)
+            open_connections.value -= 1
+            self.connections -= 1
 
     def refused(self, direction: str, reason: str, source: str, destination: str, detail: str = "") -> None:
         """Count and log a connection that was refused before any routing."""

@@ -16,15 +16,14 @@ from mesh_api.sidecar import MtlsMode, Protocol
 from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, PartnerGone, TransportError
 from mesh_proxy.http.context import Denied
 from mesh_proxy.http.server import Http1Server
-from mesh_proxy.net.addr import Addr, peer_addr
+from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
-from mesh_proxy.net.listen import reset
 from mesh_proxy.net.relay import Relay, wait_either
 from mesh_proxy.net.tls import TlsConn
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.pool.service import Service
-from mesh_proxy.runtime import Runtime
+from mesh_proxy.runtime import Refused, Runtime
 from mesh_proxy.wire.client_hello import NotTls
 from mesh_proxy.wire.client_hello import parse as parse_hello
 from mesh_proxy.wire.detect import Verdict, classify
@@ -37,15 +36,6 @@ MESH_IDLE_S = 75.0
 """Longer than a caller's sidecar keeps its idle connections, so that it is the one to close."""
 PLAIN_IDLE_S = 3600.0
 _MESH_ALPN = frozenset(alpn.encode() for alpn in ALPN_ALL)
-
-
-class Refused(Exception):
-    """The connection is not accepted; `reason` is a metric label."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
 
 
 class InboundView:
@@ -95,36 +85,10 @@ class Inbound:
         self._runtime = runtime
         self._silent: dict[Conn, int] = {}
         """Connections that wait for either side to speak, and their port."""
-        self._open = runtime.stats.connections.child(DIRECTION)
 
     async def handle(self, sock: socket.socket) -> None:
         """Serve one accepted connection to its end; never raises but for cancellation."""
-        runtime = self._runtime
-        self._open.value += 1
-        conn: Conn | None = None
-        source = destination = ""
-        try:
-            source = str(peer_addr(sock))
-            addr = self._address(sock)
-            destination = str(addr)
-            conn = Conn(runtime.reactor, sock)
-            await self._serve(conn, addr, source)
-        except Refused as exc:
-            runtime.refused(DIRECTION, exc.reason, source, destination, exc.detail)
-            if conn is None:
-                reset(sock)
-            else:
-                conn.abort()
-        except (TransportError, OSError) as exc:
-            detail = exc.detail if isinstance(exc, TransportError) else exc.strerror or ""
-            runtime.refused(DIRECTION, "broken", source, destination, detail)
-        finally:
-            if conn is not None:
-                conn.abort()
-            else:
-                sock.close()
-            self._open.value -= 1
-            runtime.connections -= 1
+        await self._runtime.serve_accepted(DIRECTION, sock, self._address, self._serve)
 
     def _address(self, sock: socket.socket) -> Addr:
         runtime = self._runtime

@@ -19,16 +19,15 @@ from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, TransportErr
 from mesh_proxy.discovery.store import Absent, Answer
 from mesh_proxy.http.context import Denied
 from mesh_proxy.http.server import Http1Server
-from mesh_proxy.net.addr import Addr, peer_addr
+from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
-from mesh_proxy.net.listen import reset
 from mesh_proxy.net.relay import Relay
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.policy.retry import Phase, decide
 from mesh_proxy.pool.endpoint import Endpoint
 from mesh_proxy.pool.service import Service
-from mesh_proxy.runtime import Runtime
+from mesh_proxy.runtime import Refused, Runtime
 from mesh_proxy.wire.detect import Verdict, classify, server_undecided
 
 DIRECTION = "outbound"
@@ -41,15 +40,6 @@ IDLE_S = 3600.0
 SERVER_FIRST_S = 600.0
 MAX_SERVER_FIRST = 1024
 _HELD_BYTES = 64 * 1024
-
-
-class Refused(Exception):
-    """The connection is not accepted; `reason` is a metric label."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
 
 
 class OutboundView:
@@ -92,37 +82,11 @@ class Outbound:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._open = runtime.stats.connections.child(DIRECTION)
         self._server_first: OrderedDict[Addr, float] = OrderedDict()
 
     async def handle(self, sock: socket.socket) -> None:
         """Serve one accepted connection to its end; never raises but for cancellation."""
-        runtime = self.runtime
-        self._open.value += 1
-        conn: Conn | None = None
-        source = destination = ""
-        try:
-            source = str(peer_addr(sock))
-            addr = self._address(sock)
-            destination = str(addr)
-            conn = Conn(runtime.reactor, sock)
-            await self._serve(conn, addr, source)
-        except Refused as exc:
-            runtime.refused(DIRECTION, exc.reason, source, destination, exc.detail)
-            if conn is None:
-                reset(sock)
-            else:
-                conn.abort()
-        except (TransportError, OSError) as exc:
-            detail = exc.detail if isinstance(exc, TransportError) else exc.strerror or ""
-            runtime.refused(DIRECTION, "broken", source, destination, detail)
-        finally:
-            if conn is not None:
-                conn.abort()
-            else:
-                sock.close()
-            self._open.value -= 1
-            runtime.connections -= 1
+        await self.runtime.serve_accepted(DIRECTION, sock, self._address, self._serve)
 
     def service(self, answer: Answer, addr: Addr) -> Service | None:
         """The service for an answer; None if the egress mode refuses the address or there is no answer."""
