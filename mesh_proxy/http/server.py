@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import trio
 
+from certs.credentials import ALPN_HTTP1
 from mesh_proxy.base.errors import (
     ConnectFailed,
     DeadlineExceeded,
@@ -308,7 +309,7 @@ class Http1Server:
     async def _connect(self, endpoint: Endpoint, service: Service, deadline: float) -> Conn:
         within = min(service.timeouts.connect_s, deadline - self.reactor.now)
         try:
-            up = await endpoint.dialer.dial(endpoint.peer, "triomesh-h1", within)
+            up = await endpoint.dialer.dial(endpoint.peer, ALPN_HTTP1, within)
         except ConnectFailed as exc:
             late = deadline <= trio.current_time()
             raise AttemptFailed(Phase.NOT_CONNECTED, Flag.UT if late else Flag.UF, exc.detail) from exc

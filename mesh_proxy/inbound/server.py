@@ -107,18 +107,16 @@ class Inbound:
         mode = runtime.store.inbound_mtls(addr.port)
         declared = runtime.store.inbound_protocol(addr.port)
         client_ip = source.rpartition(":")[0].strip("[]")
+        # A client that has no sidecar may be silent for long where plaintext is accepted.
+        stranger = mode is not MtlsMode.STRICT and not runtime.store.is_mesh_pod(client_ip)
         app: Conn | None = None
-        conn.set_deadline(DETECT_S)
         try:
-            if (
-                mode is not MtlsMode.STRICT
-                and declared is not Protocol.HTTP
-                and not runtime.store.is_mesh_pod(client_ip)
-            ):
+            if stranger and declared is not Protocol.HTTP:
                 app = await self._let_server_speak(conn, addr, 0.0 if declared is Protocol.TCP else SILENT_S)
                 if app is not None and not conn.readable:
                     await self._relay(conn, addr, source, app)
                     return
+            conn.set_deadline(PLAIN_IDLE_S if stranger else DETECT_S)
             await self._by_first_bytes(conn, addr, source, mode, declared, app)
         except DeadlineExceeded:
             raise Refused("detect-timeout", f"no usable first bytes within {DETECT_S:g} s") from None
@@ -155,10 +153,6 @@ class Inbound:
     ) -> None:
         """Decide by what the client sends; `app` is an application connection opened meanwhile."""
         runtime = self._runtime
-        if mode is MtlsMode.STRICT or runtime.store.is_mesh_pod(source.rpartition(":")[0].strip("[]")):
-            conn.set_deadline(DETECT_S)
-        else:
-            conn.set_deadline(PLAIN_IDLE_S)  # a browser opens connections that it may not use for long
         first = await conn.read()
         conn.set_deadline(DETECT_S)
         if first and first[0] == 0x16 and mode is not MtlsMode.DISABLE:
