@@ -149,8 +149,8 @@ class Pod:
         self._children.append(child)
         return child
 
-    def serve(self, *listeners: str, uid: int = 0) -> None:
-        child = self.start(SERVER, *listeners, uid=uid)
+    def serve(self, *listeners: str, uid: int = 0, outside: bool = False) -> None:
+        child = self.start(SERVER, *listeners, uid=uid, outside=outside)
         assert child.stdout is not None
         ready, _, _ = select.select([child.stdout], [], [], 10)
         assert ready, "the server did not start"
@@ -478,6 +478,9 @@ def test_who_is_captured(make_pod: Callable[..., Pod], backend: str) -> None:
     pod.serve("out,127.0.0.1,15001", "out,::1,15001", "in,0.0.0.0,15006", "in,::,15006", uid=1337)
     ports = (8080, 9000, 15020, 15021)
     pod.serve(*(f"app,{address},{port}" for address in ("0.0.0.0", "::") for port in ports))
+    for far in ("192.0.2.9/32", "2001:db8::9/128"):
+        sh("ip", "-n", pod.outside, "addr", "add", far, "dev", "lo", *(("nodad",) if ":" in far else ()))
+    pod.serve("far,192.0.2.9,3306", "far,2001:db8::9,3306", outside=True)
 
     for mine, local, other, passing in (
         (POD4, "127.0.0.1", "192.0.2.9", "127.0.0.6"),
@@ -487,7 +490,7 @@ def test_who_is_captured(make_pod: Callable[..., Pod], backend: str) -> None:
             f"app {mine} 8080 from {mine}",
             f"app {local} 8080 from {local}",
             f"out {other} 80 from {mine}",
-            "TimeoutError",
+            f"far {other} 3306 from {mine}",
         ]
         assert pod.dial(
             (mine, 8080), (local, 8080), (mine, 8080, passing), (mine, 9000), (mine, 15021), uid=1337
