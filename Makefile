@@ -4,7 +4,6 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/local/bin/python3.11) python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := mesh_api mesh_proxy injector certs bench examples
 
 .PHONY: help setup test lint unit e2e demo bench soak lock clean
 help: ## show the targets
@@ -48,7 +47,7 @@ lock: setup ## resolve the dependency locks anew
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
 	  --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
-	  --allow-unsafe --strip-extras --extra dev -o requirements/dev.txt pyproject.toml
+	  --allow-unsafe --strip-extras --extra local --extra dev -o requirements/dev.txt pyproject.toml
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

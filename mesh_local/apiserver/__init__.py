@@ -1,0 +1,1 @@
+"""The API server: store, verbs, admission, authentication, authorisation, discovery, HTTP."""

@@ -1,0 +1,1 @@
+"""The built-in kinds: what each is called, defaulted, validated and printed. Pure."""

@@ -1,0 +1,1 @@
+"""The node's network: namespaces, links, addresses, Service addresses, fault simulation."""
