@@ -1,7 +1,9 @@
-"""The API as controllers and the kubelet see it: one Protocol, served in process by `apiserver.client.LocalClient`.
+"""The API as controllers and the kubelet see it: one Protocol, served in process by
+`apiserver.client.LocalClient`.
 
-Every call runs the whole pipeline of the server (authorisation, admission, validation) as the client's user, so that
-no component can do what it could not do over HTTPS. Kinds are named `pods`, `deployments.apps`, `plural.group`.
+Every call runs the whole pipeline of the server (authorisation, admission, validation) as the client's
+user, so that no component can do what it could not do over HTTPS. Kinds are named `pods`,
+`deployments.apps`, `plural.group`.
 """
 
 from collections.abc import AsyncIterator

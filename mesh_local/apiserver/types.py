@@ -26,8 +26,8 @@ ANONYMOUS = User("system:anonymous", groups=("system:unauthenticated",))
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a request wants, as RBAC sees it. `path` is set for non-resource requests, with the lower-case HTTP method
-    as verb; otherwise `resource` is the plural (`pods`)."""
+    """What a request wants, as RBAC sees it. `path` is set for non-resource requests, with the lower-case
+    HTTP method as verb; otherwise `resource` is the plural (`pods`)."""
 
     verb: str
     group: str = ""
@@ -103,8 +103,9 @@ class AdmissionPlugin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to a special endpoint: a subresource that is not stored (`token`, `binding`, `log`, `proxy`) or a
-    virtual kind (TokenReview, SubjectAccessReview). `body` is decoded, defaulted and strict; None where there is none.
+    """A request to a special endpoint: a subresource that is not stored (`token`, `binding`, `log`,
+    `proxy`) or a virtual kind (TokenReview, SubjectAccessReview). `body` is decoded, defaulted and strict;
+    None where there is none.
     """
 
     user: User
@@ -150,8 +151,8 @@ class Dialer(Protocol):
     """Opens TCP connections from a network namespace: the host's, or the node's."""
 
     async def dial(self, host: str, port: int) -> trio.SocketStream:
-        """Raises OSError. `host` is an IP address; no deadline of its own: the caller's cancel scope bounds it."""
-        ...
+        """Raises OSError. `host` is an IP address; no deadline of its own: the caller's cancel scope
+        bounds it.""" ...
 
 
 JsonBody = Mapping[str, Any]

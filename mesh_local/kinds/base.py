@@ -70,26 +70,26 @@ class Kind:
 
     Args:
         definition: key of its OpenAPI definition (`io.k8s.api.core.v1.Pod`), '' for custom resources.
-        storage: `plural.group` under which objects are stored; differs from `resource` only where two groups serve
-            one store (events, events.k8s.io).
+        storage: `plural.group` under which objects are stored; differs from `resource` only where two
+            groups serve one store (events, events.k8s.io).
         default: fills in what a client may leave out (API defaulting).
         prepare_create: drops what a client may not set on create (status...), sets what the server sets.
         prepare_update: `(new, old)`: carries over from `old` what a write to the main resource may not change
             (status) and normalises. metadata, generation and resourceVersion are the server's own work.
-        prepare_status: `(new, old)`: the same for a write to `status`: everything but status comes from `old`.
-        validate, validate_update: return everything that is wrong, in Kubernetes' order. metadata is validated by
-            the server, with `name_rule`.
+        prepare_status: `(new, old)`: the same for a write to `status`: everything but status comes from
+        `old`. validate, validate_update: return everything that is wrong, in Kubernetes' order. metadata
+            is validated by the server, with `name_rule`.
         name_rule: `(name, is_prefix) -> list of messages`; from machinery.names.
-        spec_fields: top-level fields whose change raises metadata.generation; empty: the kind has no generation.
-        columns, row: the Table format; `row(obj, now)` gives the cells.
-        fields: field selectors beyond metadata.name and metadata.namespace: selector label -> value in the object.
-        warnings: Warning header texts for an accepted create or update.
+        spec_fields: top-level fields whose change raises metadata.generation; empty: the kind has no
+        generation. columns, row: the Table format; `row(obj, now)` gives the cells.
+        fields: field selectors beyond metadata.name and metadata.namespace: selector label -> value in the
+        object. warnings: Warning header texts for an accepted create or update.
         graceful: deletion waits for the kubelet (pods).
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
         delete_returns_object: DELETE answers with the object rather than a Status.
-        prune: custom resources: removes what the structural schema does not know and returns the paths removed;
-            None: built-in, decoded by `definition`.
+        prune: custom resources: removes what the structural schema does not know and returns the paths
+            removed; None: built-in, decoded by `definition`.
         openapi: custom resources: the OpenAPI v3 schema to publish.
     """
 

@@ -1,7 +1,7 @@
 """API errors: each is a meta/v1 Status with Kubernetes' own texts.
 
-Raised anywhere below the HTTP face and by the in-process client; the face turns it into the response. Messages follow
-apimachinery's `errors` and `util/validation/field` packages.
+Raised anywhere below the HTTP face and by the in-process client; the face turns it into the response.
+Messages follow apimachinery's `errors` and `util/validation/field` packages.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Kubernetes objects as plain data, and the few helpers that every part needs.
 
-An object is the dict that its JSON decodes to. What the store and the watch hand out is shared and must not be
-changed: `copy` before a change.
+An object is the dict that its JSON decodes to. What the store and the watch hand out is shared and must
+not be changed: `copy` before a change.
 """
 
 import random
