@@ -1,5 +1,4 @@
-"""The API as controllers and the kubelet see it: one Protocol, served in process by
-`apiserver.client.LocalClient`.
+"""The API as controllers and the kubelet see it; `apiserver.client.LocalClient` serves it in process.
 
 Every call runs the whole pipeline of the server (authorisation, admission, validation) as the client's
 user, so that no component can do what it could not do over HTTPS. Kinds are named `pods`,

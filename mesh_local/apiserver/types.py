@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
@@ -151,8 +151,5 @@ class Dialer(Protocol):
     """Opens TCP connections from a network namespace: the host's, or the node's."""
 
     async def dial(self, host: str, port: int) -> trio.SocketStream:
-        """Raises OSError. `host` is an IP address; no deadline of its own: the caller's cancel scope
-        bounds it.""" ...
-
-
-JsonBody = Mapping[str, Any]
+        """Raises OSError. `host` is an IP address; the caller's cancel scope is the deadline."""
+        ...

@@ -77,13 +77,16 @@ class Kind:
         prepare_update: `(new, old)`: carries over from `old` what a write to the main resource may not change
             (status) and normalises. metadata, generation and resourceVersion are the server's own work.
         prepare_status: `(new, old)`: the same for a write to `status`: everything but status comes from
-        `old`. validate, validate_update: return everything that is wrong, in Kubernetes' order. metadata
-            is validated by the server, with `name_rule`.
+            `old`.
+        validate, validate_update: return everything that is wrong, in Kubernetes' order. metadata is
+            validated by the server, with `name_rule`.
         name_rule: `(name, is_prefix) -> list of messages`; from machinery.names.
         spec_fields: top-level fields whose change raises metadata.generation; empty: the kind has no
-        generation. columns, row: the Table format; `row(obj, now)` gives the cells.
+            generation.
+        columns, row: the Table format; `row(obj, now)` gives the cells.
         fields: field selectors beyond metadata.name and metadata.namespace: selector label -> value in the
-        object. warnings: Warning header texts for an accepted create or update.
+            object.
+        warnings: Warning header texts for an accepted create or update.
         graceful: deletion waits for the kubelet (pods).
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
