@@ -42,7 +42,23 @@ class Subresource:
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ScalePaths:
+    """Where `scale` reads and writes (paths such as `spec.replicas`, without a leading dot).
+
+    `selector` may name a LabelSelector object or a string; '' for none.
+    """
+
+    spec: str = "spec.replicas"
+    status: str = "status.replicas"
+    selector: str = "spec.selector"
+
+
 def _nothing(_obj: Object) -> None: ...
+
+
+def _same(obj: Object) -> Object:
+    return obj
 
 
 def _nothing2(_new: Object, _old: Object) -> None: ...
@@ -91,6 +107,8 @@ class Kind:
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
         delete_returns_object: DELETE answers with the object rather than a Status.
+        scale: set for kinds with a `scale` subresource.
+        to_stored, from_stored: conversion between this kind and what `storage` holds (events.k8s.io).
         prune: custom resources: removes what the structural schema does not know and returns the paths
             removed; None: built-in, decoded by `definition`.
         openapi: custom resources: the OpenAPI v3 schema to publish.
@@ -124,6 +142,9 @@ class Kind:
     unconditional_update: bool = True
     create_on_update: bool = False
     delete_returns_object: bool = False
+    scale: ScalePaths | None = None
+    to_stored: Callable[[Object], Object] = _same
+    from_stored: Callable[[Object], Object] = _same
     prune: Callable[[Object], list[str]] | None = None
     openapi: Mapping[str, Any] | None = None
 
