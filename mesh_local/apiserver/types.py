@@ -1,9 +1,9 @@
 """The seams inside the API server: who calls (`User`), what they ask (`Attributes`), and what plugs in."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -117,6 +117,22 @@ class Call:
     body: Object | None
     query: Mapping[str, str]
     dry_run: bool = False
+
+
+class HttpEndpoint(Protocol):
+    """Serves a subresource that answers in HTTP itself (`services/proxy`), with any method.
+
+    Registered with `face.app.App.register`. `call.verb` is get, create, update, patch or delete, `call.body`
+    None. ApiError raised before the answer began becomes the answer. The first three are those of ASGI.
+    """
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+        call: Call,
+    ) -> None: ...
 
 
 class Endpoint(Protocol):
