@@ -11,10 +11,11 @@ help: ## show the targets
 
 setup: .venv/ready ## install system and Python dependencies
 
-.venv/ready: requirements/dev.txt scripts/system-packages
+.venv/ready: requirements/dev.txt scripts/system-packages pyproject.toml
 	scripts/system-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	touch $@
 
 lint: setup ## ruff, mypy --strict, import contracts

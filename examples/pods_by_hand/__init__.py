@@ -1,0 +1,1 @@
+"""Two pods on the local cluster with sidecars written by hand: what injection will write by itself."""

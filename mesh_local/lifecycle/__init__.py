@@ -1,0 +1,1 @@
+"""`meshctl local up|status|down`: start, inspect and remove a cluster from outside its process."""

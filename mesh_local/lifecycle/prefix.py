@@ -1,0 +1,121 @@
+"""Install the project's own code where every user can read it: a clone under root's home is not.
+
+Pods see it as /opt/triomesh. It holds the product packages, the libraries they need (copied from the running
+environment) and one start script for each program.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesh_local.settings import SettingsError
+
+PACKAGES = ("mesh_api", "mesh_proxy", "injector", "certs")
+LIBRARIES = ("trio", "msgspec", "cryptography", "pyroute2", "click")
+PROGRAMS = {
+    "triomesh-proxy": "mesh_proxy.__main__",
+    "triomesh-netinit": "injector.netinit.__main__",
+    "triomesh-ca": "certs.__main__",
+}
+MOUNTED_AT = "/opt/triomesh"
+_LAUNCHER = """#!{python} -I
+import sys
+sys.path.insert(0, "{root}/lib")
+sys.dont_write_bytecode = True
+from {module} import main
+sys.exit(main())
+"""
+
+
+def install(target: Path) -> None:
+    """Put a fresh copy at `target`, replacing what is there.
+
+    Raises:
+        SettingsError: a package or library is not installed in this environment.
+    """
+    new = target.with_name(target.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    lib = new / "lib"
+    lib.mkdir(parents=True)
+    for package in PACKAGES:
+        shutil.copytree(_package(package), lib / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in sorted(_closure(LIBRARIES)):
+        _copy_distribution(name, lib)
+    programs = new / "bin"
+    programs.mkdir()
+    python = Path(sys.executable).resolve()
+    for program, module in PROGRAMS.items():
+        script = programs / program
+        script.write_text(_LAUNCHER.format(python=python, root=MOUNTED_AT, module=module))
+    (programs / "python3").symlink_to(python)
+    for path in (new, *new.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.parent == programs else 0o644)
+    # Byte code once, so that no start of a container pays for it.
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "-j",
+            "0",
+            "-s",
+            str(lib),
+            "-p",
+            f"{MOUNTED_AT}/lib",
+            str(lib),
+        ],
+        check=False,
+        capture_output=True,
+    )
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SettingsError(f"the package {name} is not installed beside mesh_local")
+    return Path(spec.origin).parent
+
+
+def _requirements(name: str) -> Iterator[str]:
+    for line in importlib.metadata.requires(name) or ():
+        if "extra ==" not in line.replace("'", '"'):
+            yield re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
+
+
+def _closure(roots: tuple[str, ...]) -> set[str]:
+    """The distributions that `roots` need, themselves included; those of other platforms are not here."""
+    found: set[str] = set()
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        try:
+            needs = list(_requirements(name))
+        except importlib.metadata.PackageNotFoundError:
+            if name in roots:
+                raise SettingsError(f"the Python library {name} is not installed") from None
+            continue
+        found.add(name)
+        todo.extend(needs)
+    return found
+
+
+def _copy_distribution(name: str, lib: Path) -> None:
+    for file in importlib.metadata.files(name) or ():
+        # Scripts lie outside site-packages ("../../bin/x"); nobody needs them here.
+        if ".." in file.parts or "__pycache__" in file.parts or file.parts[0].endswith(".dist-info"):
+            continue
+        source = Path(str(file.locate()))
+        if source.is_file():
+            (lib / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, lib / file)
