@@ -66,7 +66,7 @@ from mesh_local.network.namespace import HostDialer
 from mesh_local.network.node import NetworkOptions, NodeNetwork
 from mesh_local.network.service_proxy import ServiceProxy
 from mesh_local.network.types import NetworkError
-from mesh_local.settings import Choices, Places, SettingsError, read_choices
+from mesh_local.settings import STATE_ROOT, Choices, Places, SettingsError, read_choices
 
 NODE = "node1"
 ADMIN = User("kubernetes-admin", groups=("system:masters", "system:authenticated"))
@@ -299,7 +299,7 @@ class Cluster:
             network.node_ips,
             dns_ips=network.dns_ips,
             prefix=self._places.prefix,
-            hidden=(self._places.state, self._places.run),
+            hidden=(STATE_ROOT,),
         )
         for informers in (proxied, seen):
             nursery.start_soon(informers.run)

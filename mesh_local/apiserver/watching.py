@@ -81,29 +81,34 @@ async def _events(
     subscription: Subscription,
 ) -> AsyncGenerator[WatchEvent, None]:
     kind = target.kind
+    ends = trio.current_time() + options.timeout_s if options.timeout_s is not None else float("inf")
     for event in first:
         yield event
     for change in subscription.backlog:
         if (seen := _seen(kind, target.namespace, change, match)) is not None:
             yield seen
-    ends = trio.current_time() + options.timeout_s if options.timeout_s is not None else float("inf")
     mark_at = _next_mark(options, ends)
     while True:
-        with trio.move_on_at(min(mark_at, ends)) as scope:
+        received: Change | None = None
+        with trio.move_on_at(min(mark_at, ends)):
             try:
-                change = await subscription.live.receive()
+                received = await subscription.live.receive()
             except trio.EndOfChannel:
                 return
-        if not scope.cancelled_caught:
-            if (seen := _seen(kind, target.namespace, change, match)) is not None:
-                yield seen
-            continue
-        if mark_at < ends:
-            # The queue is empty and nothing awaited since: all changes up to now were delivered.
-            yield bookmark(kind, core.store.version)
-            mark_at = _next_mark(options, ends)
-            continue
-        return
+        if received is None:
+            if trio.current_time() >= ends:
+                return
+            try:
+                received = subscription.live.receive_nowait()
+            except trio.EndOfChannel:
+                return
+            except trio.WouldBlock:
+                # Nothing waits, and nothing can come before we yield: all changes up to now were delivered.
+                yield bookmark(kind, core.store.version)
+                mark_at = _next_mark(options, ends)
+                continue
+        if (seen := _seen(kind, target.namespace, received, match)) is not None:
+            yield seen
 
 
 def _next_mark(options: ListOptions, ends: float) -> float:

@@ -29,6 +29,7 @@ from mesh_local.kubelet.volumes import Volumes
 from mesh_local.machinery.errors import ApiError
 from mesh_local.machinery.objects import (
     Object,
+    annotations_of,
     dig,
     is_deleting,
     meta,
@@ -37,7 +38,8 @@ from mesh_local.machinery.objects import (
     parse_time,
     uid_of,
 )
-from mesh_local.network.types import NetworkError
+from mesh_local.network import faults
+from mesh_local.network.types import NetworkError, PacketFaults
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +253,10 @@ class PodWorker:
                 netns, ips = options.netns, options.node_ips
             else:
                 with trio.fail_after(NETWORK_DEADLINE_S):
+                    wanted = faults.of_annotations(annotations_of(self._pod))
                     attachment = await self._host.network.attach(self._uid)
+                    if wanted != PacketFaults():
+                        await self._host.network.set_faults(self._uid, wanted)
                 netns, ips = attachment.netns, attachment.ips
             files = sandbox.write_files(
                 self._pod, options, ips, self._host.runtime.pod_directory(self._uid) / "files"

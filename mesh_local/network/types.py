@@ -41,10 +41,14 @@ class NetworkError(Exception):
 
 
 class PodNetwork(Protocol):
-    """Both methods are idempotent and raise NetworkError."""
+    """All methods are idempotent and raise NetworkError."""
 
     async def attach(self, uid: str) -> Attachment:
         """Give the pod with this uid a namespace and addresses, or return those it has."""
+        ...
+
+    async def set_faults(self, uid: str, wanted: PacketFaults) -> None:
+        """Lose or delay packets on their way to an attached pod; `PacketFaults()` ends it."""
         ...
 
     async def detach(self, uid: str) -> None:

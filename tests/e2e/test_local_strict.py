@@ -214,3 +214,22 @@ def test_unknown_fields(cluster: Cluster, namespace: str, validation: str, expec
     )
     assert said.returncode == (1 if validation == "strict" else 0)
     assert expected in said.stderr
+
+
+def test_packet_loss_and_delay_are_asked_for_on_the_pod(cluster: Cluster, namespace: str) -> None:
+    n = ["-n", namespace]
+    lossy = pod("lossy", "sleep", "1000", namespace=namespace)
+    lossy["metadata"]["annotations"] = {"local.triomesh.dev/packet-loss-percent": "100"}
+    wrong = pod("wrong", "sleep", "1000", namespace=namespace)
+    wrong["metadata"]["annotations"] = {"local.triomesh.dev/packet-loss-percent": "all"}
+    cluster.apply(lossy, wrong)
+    cluster.kubectl(*n, "wait", "--for=condition=Ready", "pod/lossy", "--timeout=30s")
+    ip = cluster.json(*n, "get", "pod", "lossy")["status"]["podIP"]
+    # Nothing listens there: without loss the answer is a refusal at once.
+    dial = f"import socket; socket.create_connection(('{ip}', 80), timeout=1)"
+    cluster.apply(pod("dial", "python3", "-c", dial, namespace=namespace, restartPolicy="Never"))
+    cluster.kubectl(*n, "wait", "--for=jsonpath={.status.phase}=Failed", "pod/dial", "--timeout=30s")
+    assert "TimeoutError" in cluster.kubectl(*n, "logs", "dial").stdout
+    cluster.until(
+        lambda: "expected a number, not 'all'" in cluster.kubectl(*n, "get", "events").stdout, "the event"
+    )

@@ -259,6 +259,24 @@ def test_bookmarks_come_every_minute(tmp_path):
     run(tmp_path, test, seven=False)
 
 
+def test_a_bookmark_never_overtakes_a_change(tmp_path):
+    async def test(http, local):
+        async def write_when_bookmarks_are_due():
+            for minute in range(1, 20):
+                await trio.sleep_until(60 * minute)
+                await http("POST", MAPS, {"metadata": {"name": f"m{minute}"}})
+
+        query = f"watch=1&resourceVersion={local.store.version}&allowWatchBookmarks=true&timeoutSeconds=1300"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_when_bookmarks_are_due)
+            answer = await http("GET", f"{MAPS}?{query}")
+        versions = [int(e["object"]["metadata"]["resourceVersion"]) for e in answer.events]
+        assert versions == sorted(versions)
+        assert (types(answer).count("ADDED"), types(answer).count("BOOKMARK") >= 20) == (19, True)
+
+    run(tmp_path, test, seven=False)
+
+
 STREAM = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
 
 
