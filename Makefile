@@ -33,7 +33,8 @@ unit: setup ## the tests that need no root
 e2e: setup ## the tests in network namespaces (root)
 	$(BIN)/pytest -q -m e2e
 
-demo: setup ## two pods, two sidecars, real iptables and mTLS on this machine (root)
+demo: setup ## meshed pods on a local cluster, then the data path in detail (root)
+	$(BIN)/python -m examples.pods_by_hand
 	$(BIN)/python -m examples.two_pods
 
 bench: setup ## benchmarks beside Envoy and HAProxy

@@ -72,6 +72,8 @@ NODE = "node1"
 ADMIN = User("kubernetes-admin", groups=("system:masters", "system:authenticated"))
 SLICES = "endpointslices.discovery.k8s.io"
 LOG_BYTES = 5_000_000
+# How long clients have to see the end of their watches and answers.
+END_S = 2.0
 _log = logging.getLogger("mesh_local")
 
 Say = Callable[[str], None]
@@ -121,9 +123,12 @@ def _log_to(places: Places) -> None:
 async def _until_signal(places: Places, choices: Choices, say: Say) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Cluster(places, choices, say).run)
+            cluster = Cluster(places, choices, say)
+            nursery.start_soon(cluster.run)
             async for number in signals:
                 _log.info("ending on %s", signal.Signals(number).name)
+                with trio.move_on_after(END_S):
+                    await cluster.end()
                 nursery.cancel_scope.cancel()
                 break
 
@@ -155,6 +160,16 @@ class Cluster:
         self._rng = random.Random()
         self._ready = False
         self._stop = trio.Event()
+        self._served = trio.Event()
+        self._store: Store | None = None
+
+    async def end(self) -> None:
+        """End watches and connections as a server does that is going away; the caller bounds the wait."""
+        if self._store is not None:
+            self._store.end_watches()
+        self._stop.set()
+        if self._ready:
+            await self._served.wait()
 
     async def run(self) -> None:
         """Start everything and go on until cancelled."""
@@ -187,7 +202,7 @@ class Cluster:
     async def _server(self, network: NodeNetwork, runtime: Runtime) -> AsyncIterator[_Server]:
         """Everything of the API server but its sockets."""
         pki = Pki(self._places.pki, utc_now())
-        store = Store(self._places.database)
+        store = self._store = Store(self._places.database)
         try:
             registry = Registry(BUILTIN)
             authorizer = RbacAuthorizer(store, lambda: store.version)
@@ -247,6 +262,7 @@ class Cluster:
         pki = server.pki.directory
         context = server_context(pki / "apiserver.crt", pki / "apiserver.key", server.pki.ca_path)
         await Server(server.app, context).run(listeners, self._stop, task_status=task_status)
+        self._served.set()
 
     async def _create_first_objects(self, client: Client, network: NodeNetwork) -> None:
         """Create what is absent."""
