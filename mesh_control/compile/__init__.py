@@ -1,0 +1,1 @@
+"""From the index to what a sidecar receives. Pure."""

@@ -1,0 +1,1 @@
+"""What the cluster looks like now: a synchronous state machine over objects. Pure."""

@@ -1,0 +1,1 @@
+"""The API server as the control plane sees it: list, watch, patch, review, lease."""

@@ -1,0 +1,1 @@
+"""What sidecars and operators connect to: discovery, the CA, metrics, health."""
