@@ -9,6 +9,7 @@ from typing import cast
 
 import click
 
+from mesh_local.network.types import NetworkError
 from mesh_local.settings import DEFAULT_NAME, IpFamily, Places, SettingsError
 
 NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None, prog_name: str = "meshctl local") -> int
     """Run a command; a problem is one line on stderr and exit code 2."""
     try:
         cli.main(args=argv, prog_name=prog_name)
-    except SettingsError as exc:
+    except (SettingsError, NetworkError, OSError) as exc:
         click.echo(f"error: {exc}", err=True)
         return 2
 

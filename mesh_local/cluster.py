@@ -39,6 +39,7 @@ from mesh_local.apiserver.auth.rbac import RbacAuthorizer
 from mesh_local.apiserver.auth.tokens import TokenAuthority
 from mesh_local.apiserver.client import LocalClient
 from mesh_local.apiserver.core import Core
+from mesh_local.apiserver.expiry import expire_events
 from mesh_local.apiserver.face.app import App
 from mesh_local.apiserver.face.server import Server, server_context
 from mesh_local.apiserver.proxy import ProxyEndpoint
@@ -90,19 +91,25 @@ def run(places: Places, progress: TextIO) -> int:
         choices = read_choices(places)
         if choices is None:
             raise SettingsError(f"there is no cluster {places.name!r}; make it with: meshctl local up")
-        process.record(places)
-        trio.run(_until_signal, places, choices, lambda text: print(text, file=progress))
-    except (SettingsError, StoreError, PkiError, NetworkError, OSError) as exc:
-        _log.error("%s", exc)
-        _try_print(f"error: {exc}", progress)
-        return 2
-    except BaseException:
+        with process.recorded(places):
+            trio.run(_until_signal, places, choices, lambda text: print(text, file=progress))
+    except BaseException as raised:
+        exc = _alone(raised)
+        if isinstance(exc, SettingsError | StoreError | PkiError | NetworkError | OSError):
+            _log.error("%s", exc)
+            _try_print(f"error: {exc}", progress)
+            return 2
         _log.exception("the runtime ends on a defect of its own")
         _try_print(f"error: the runtime failed; see {places.log}", progress)
         raise
-    finally:
-        places.pid_file.unlink(missing_ok=True)
     return 0
+
+
+def _alone(exc: BaseException) -> BaseException:
+    """What nurseries have wrapped, if it is one exception."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
 
 
 def _try_print(text: str, progress: TextIO) -> None:
@@ -181,6 +188,7 @@ class Cluster:
         async with self._server(network, runtime) as server, trio.open_nursery() as nursery:
             self._say(f"starting the API server on {self._url}")
             await nursery.start(self._serve, server, network)
+            nursery.start_soon(expire_events, server.store, utc_now)
             await nursery.start(control.serve, places, lambda: self._status(server))
             self._say("creating the objects of every cluster")
             await self._create_first_objects(server.client(ADMIN), network)

@@ -1,6 +1,10 @@
 """What a local cluster is called, where it keeps its things, and what was chosen when it was made."""
 
+import fcntl
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -122,7 +126,34 @@ def read_choices(places: Places) -> Choices | None:
 
 
 def write_choices(places: Places, choices: Choices) -> None:
+    # What is in it is root's alone, Secrets in the database among it; containers see `prefix` by a mount.
     places.state.mkdir(parents=True, exist_ok=True)
+    places.state.chmod(0o700)
     new = places.choices.with_suffix(".new")
     new.write_bytes(msgspec.json.encode(choices) + b"\n")
     new.replace(places.choices)
+
+
+@contextmanager
+def choosing() -> Iterator[None]:
+    """Keep other `up`s from choosing at the same time, so that no two clusters choose one port."""
+    STATE_ROOT.mkdir(parents=True, exist_ok=True)
+    directory = os.open(STATE_ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def promised_ports(places: Places) -> set[int]:
+    """The API ports of all other clusters, running or not."""
+    found = set()
+    for directory in STATE_ROOT.iterdir():
+        try:
+            other = read_choices(Places(directory.name))
+        except SettingsError:  # not a cluster, or one that cannot be started
+            continue
+        if other is not None and directory.name != places.name:
+            found.add(other.api_port)
+    return found

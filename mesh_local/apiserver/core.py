@@ -1,6 +1,7 @@
 """What every verb needs: the store, the kinds, who may do what, and what plugs into a write."""
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,9 @@ from mesh_local.machinery import errors
 from mesh_local.machinery.errors import ApiError
 from mesh_local.machinery.objects import Object
 
+_INTEGER = re.compile("[+-]?[0-9]+")
+_INT64 = range(-(2**63), 2**63)
+_DIGITS = 40
 _NOSNIFF = (("X-Content-Type-Options", "nosniff"),)
 
 
@@ -127,6 +131,31 @@ def denied(user: User, wanted: Attributes, reason: str) -> ApiError:
         wanted.resource, wanted.group, wanted.name, f"{text}: {reason}" if reason else text
     )
     return ApiError(refusal.status, _NOSNIFF)
+
+
+def query_integer(query: Mapping[str, str], name: str) -> int | None:
+    """An int64 of a query string; None where it is absent or empty. Raises ApiError 400."""
+    text = query.get(name, "")
+    if not text:
+        return None
+    wrong = "invalid syntax"
+    if _INTEGER.fullmatch(text):
+        wrong = "value out of range"
+        # Python reads no number of thousands of digits.
+        if len(text) <= _DIGITS and (value := int(text)) in _INT64:
+            return value
+    raise errors.bad_request(f"strconv.ParseInt: parsing {errors.go_value(text)}: {wrong} (parameter {name})")
+
+
+def version_number(text: str) -> int:
+    """A resourceVersion of a query string. Raises ValueError with the text of Go."""
+    wrong = "invalid syntax"
+    if text.isascii() and text.isdigit():
+        wrong = "value out of range"
+        if len(text) <= _DIGITS and int(text) < 2**64:
+            return int(text)
+    shown = errors.go_value(text)
+    raise ValueError(f"resourceVersion: Invalid value: {shown}: strconv.ParseUint: parsing {shown}: {wrong}")
 
 
 def query_flag(query: Mapping[str, str], name: str) -> bool:

@@ -36,7 +36,8 @@ class Definitions:
         crd = self._core.store.get(CRDS, name)
         if crd is None:
             self._serve(name, None)
-            self._core.store.end_watches(name)
+            if not self._core.registry.is_builtin_resource(name):
+                self._core.store.end_watches(name)
         elif is_deleting(crd):
             self._serve(name, crd)
             self._remove(name, crd)
@@ -46,8 +47,12 @@ class Definitions:
             self._serve(name, crd)
 
     def _serve(self, name: str, crd: Object | None) -> None:
-        """Serve the kinds of an established definition; compile only what changed."""
-        if crd is None or not is_established(crd):
+        """Serve the kinds of an established definition; compile only what changed.
+
+        One with the name of a built-in resource is never served, as in Kubernetes: its objects would be those
+        of the built-in kind, and past that kind's rules.
+        """
+        if crd is None or not is_established(crd) or self._core.registry.is_builtin_resource(name):
             self._compiled.pop(name, None)
             self._core.registry.set_custom(name, ())
             return
@@ -67,12 +72,13 @@ class Definitions:
         if name in self._removing or CRD_CLEANUP not in (meta(crd).get("finalizers") or ()):
             return
         self._removing.add(name)
+        own = not self._core.registry.is_builtin_resource(name)
         try:
-            for obj in list(self._core.store.list(name)):
+            for obj in list(self._core.store.list(name)) if own else ():
                 self._remove_object(name, obj)
         finally:
             self._removing.discard(name)
-        if self._core.store.list(name):
+        if own and self._core.store.list(name):
             self._set_status(crd, terminating_status(crd, self._core.now(), started=True))
             return
         finalizers = [f for f in crd["metadata"]["finalizers"] if f != CRD_CLEANUP]

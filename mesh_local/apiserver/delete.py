@@ -21,6 +21,8 @@ DELETE_OPTIONS = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
 POLICIES = ("Foreground", "Background", "Orphan")
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 CRD_CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+# A grace may be any int64; the time of its end has to be one that can be written.
+GRACE_SHOWN_S = 100 * 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ def _mark_graceful(core: Core, kind: Kind, old: Object, options: DeleteOptions) 
     metadata = new["metadata"]
     if not is_deleting(old) and metadata.get("generation"):
         metadata["generation"] += 1
-    metadata["deletionTimestamp"] = rfc3339(core.now() + timedelta(seconds=grace))
+    metadata["deletionTimestamp"] = rfc3339(core.now() + timedelta(seconds=min(grace, GRACE_SHOWN_S)))
     metadata["deletionGracePeriodSeconds"] = grace
     finalizers = _finalizers(kind, old, options)
     metadata.pop("finalizers", None)
@@ -270,7 +272,7 @@ def _check_options(options: DeleteOptions) -> None:
             )
         )
     if options.propagation not in ("", *POLICIES):
-        problems.append(errors.not_supported("propagationPolicy", options.propagation, POLICIES))
+        problems.append(errors.not_supported("propagationPolicy", options.propagation, (*POLICIES, "nil")))
     if problems:
         raise errors.invalid("DeleteOptions", "meta.k8s.io", "", problems)
 

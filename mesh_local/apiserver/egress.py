@@ -312,7 +312,7 @@ async def resolve_host(host: str, port: int, dialer: Dialer) -> Address:
     """The addresses of a host name (or IP address) outside the cluster. Raises EgressError."""
     try:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
         raise EgressError(f"dial tcp: lookup {host}: no such host") from None
     first, *others = dict.fromkeys(str(entry[4][0]) for entry in found)
     return Address(dialer, first, port, tuple(others))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mesh_local.apiserver.core import Core, Target
+from mesh_local.apiserver.core import Core, Target, version_number
 from mesh_local.apiserver.store import TooOld, key_of
 from mesh_local.kinds.base import Kind
 from mesh_local.machinery import errors, jsontext
@@ -73,6 +73,7 @@ def list_objects(core: Core, target: Target, options: ListOptions) -> Page:
         if options.resource_version not in ("", "0"):
             raise errors.bad_request("specifying resource version is not allowed when using continue")
         version, start = _decode_continue(options.continue_, target.namespace)
+        _not_future(core, version)
         objects = _continued(core, kind, target.namespace, version, start)
         version = version if version > 0 else core.store.version
         return _page(kind, objects, version, match, options, start, target.namespace)
@@ -168,13 +169,10 @@ def _decode_continue(token: str, namespace: str) -> tuple[int, str]:
 
 def parse_version(text: str) -> int:
     """A resourceVersion parameter of get or list. Raises ApiError 400."""
-    if not (text.isascii() and text.isdigit()):
-        shown = errors.go_value(text)
-        raise errors.bad_request(
-            f"invalid resource version: resourceVersion: Invalid value: {shown}: "
-            f"strconv.ParseUint: parsing {shown}: invalid syntax"
-        )
-    return int(text)
+    try:
+        return version_number(text)
+    except ValueError as error:
+        raise errors.bad_request(f"invalid resource version: {error}") from None
 
 
 def _not_future(core: Core, version: int) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mesh_local.apiserver.core import Core, Target, query_flag
+from mesh_local.apiserver.core import Core, Target, query_flag, query_integer
 from mesh_local.apiserver.types import LogOptions
 from mesh_local.machinery import errors
 from mesh_local.machinery.errors import FieldError
 from mesh_local.machinery.objects import Object, dig, parse_time
 
+# Longer ago than any line; the moment has to be one that can be written.
+OLDEST_S = 100 * 365 * 24 * 3600
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
 
 
@@ -23,10 +25,10 @@ def read_log_options(query: Mapping[str, str], pod_name: str) -> LogOptions:
         follow=query_flag(query, "follow"),
         previous=query_flag(query, "previous"),
         timestamps=query_flag(query, "timestamps"),
-        since_seconds=_integer(query, "sinceSeconds"),
+        since_seconds=_at_most(query_integer(query, "sinceSeconds"), OLDEST_S),
         since_time=query.get("sinceTime", ""),
-        tail_lines=_integer(query, "tailLines"),
-        limit_bytes=_integer(query, "limitBytes"),
+        tail_lines=query_integer(query, "tailLines"),
+        limit_bytes=query_integer(query, "limitBytes"),
     )
     if options.since_time:
         try:
@@ -38,6 +40,10 @@ def read_log_options(query: Mapping[str, str], pod_name: str) -> LogOptions:
     if problems := _problems(options, query):
         raise errors.invalid("PodLogOptions", "", pod_name, problems)
     return options
+
+
+def _at_most(value: int | None, limit: int) -> int | None:
+    return None if value is None else min(value, limit)
 
 
 def _problems(options: LogOptions, query: Mapping[str, str]) -> list[FieldError]:
@@ -58,16 +64,6 @@ def _problems(options: LogOptions, query: Mapping[str, str]) -> list[FieldError]
             errors.forbidden_field("", "at most one of `sinceTime` or `sinceSeconds` may be specified")
         )
     return problems
-
-
-def _integer(query: Mapping[str, str], name: str) -> int | None:
-    text = query.get(name, "")
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise errors.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax ({name})') from None
 
 
 def locate(core: Core, target: Target, options: LogOptions) -> tuple[Object, LogOptions] | None:

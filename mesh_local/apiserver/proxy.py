@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from ssl import SSLContext
 from typing import Any
 
@@ -111,7 +112,7 @@ class ProxyEndpoint:
             if named is None:
                 raise _unavailable(f'no service port {port} found for service "{name}"')
             port = named
-        address = self._services.by_port_name(call.namespace, name, port)
+        address = self._services.by_port_name(call.namespace, name, port, only_pods=True)
         if address is None:
             raise _unavailable(f'no endpoints available for service "{call.name}"')
         return address
@@ -121,12 +122,23 @@ class ProxyEndpoint:
         if pod is None:
             raise not_found("pods", "", name)
         ip = dig(pod, "status", "podIP", default="")
-        if not ip:
+        if not _is_proxyable(ip):
             raise bad_request("address not allowed")
         number = port or str(_first_port(pod) or 80)
         if not number.isdecimal() or not 0 < int(number) < 65536:
             raise bad_request(f'invalid pod request "{call.name}"')
         return self._services.address(ip, int(number))
+
+
+def _is_proxyable(ip: str) -> bool:
+    """Whether an address can be that of a Pod: those of a machine itself are no way out for clients."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return False
+    return not (
+        address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    )
 
 
 def _first_port(pod: Object) -> int | None:

@@ -47,6 +47,10 @@ class Registry:
     def has_version(self, group: str, version: str) -> bool:
         return any(k.group == group and k.version == version for k in self.kinds)
 
+    def is_builtin_resource(self, resource: str) -> bool:
+        """Whether a definition of this name would stand for a kind that the server has by itself."""
+        return any(k.resource == resource for k in self._builtin)
+
     def is_builtin(self, group: str, version: str) -> bool:
         return any(k.group == group and k.version == version for k in self._builtin)
 

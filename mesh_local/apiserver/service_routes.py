@@ -43,20 +43,38 @@ class ServiceResolver:
             raise EgressError(f'no endpoints available for service "{name}"')
         return found
 
-    def by_port_name(self, namespace: str, name: str, port_name: str) -> Address | None:
-        """A ready endpoint of the EndpointSlice port with this name, if there is one."""
+    def by_port_name(
+        self, namespace: str, name: str, port_name: str, *, only_pods: bool = False
+    ) -> Address | None:
+        """A ready endpoint of the EndpointSlice port with this name, if there is one.
+
+        Args:
+            only_pods: leave out addresses that are not those of a Pod of the namespace. Who may write
+                EndpointSlices could otherwise send the API server anywhere (as in Kubernetes).
+        """
         found: list[tuple[str, int]] = []
         for part in self._reader.list("endpointslices.discovery.k8s.io", namespace):
             if labels_of(part).get("kubernetes.io/service-name") != name:
                 continue
             ports = [p.get("port") for p in part.get("ports") or () if (p.get("name") or "") == port_name]
             for endpoint in part.get("endpoints") or ():
-                if dig(endpoint, "conditions", "ready", default=True) and endpoint.get("addresses"):
+                if not dig(endpoint, "conditions", "ready", default=True) or not endpoint.get("addresses"):
+                    continue
+                if not only_pods or self._is_pod(endpoint, namespace):
                     found += [(endpoint["addresses"][0], port) for port in ports if port]
         if not found:
             return None
         ip, port = self._rng.choice(found)
         return Address(self._node, ip, port)
+
+    def _is_pod(self, endpoint: Object, namespace: str) -> bool:
+        """Whether the first address of an endpoint is that of the Pod it names."""
+        ref = endpoint.get("targetRef") or {}
+        if ref.get("kind") != "Pod" or ref.get("namespace", namespace) != namespace:
+            return False
+        pod = self._reader.get("pods", ref.get("name") or "", namespace)
+        ips: list[Object] = dig(pod or {}, "status", "podIPs", default=[])
+        return any(entry.get("ip") == endpoint["addresses"][0] for entry in ips)
 
 
 def port_named(service: Object, number: int) -> str | None:

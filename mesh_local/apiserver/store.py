@@ -22,6 +22,7 @@ SCHEMA = "mesh_local/1"
 FIRST = 100
 HISTORY = 10_000
 HISTORY_S = 300.0
+HISTORY_BYTES = 64 * 1024 * 1024
 WATCH_QUEUE = 1_000
 
 
@@ -58,6 +59,16 @@ class Change:
     key: str
     object: Object
     previous: Object | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """A change that is remembered: when it was made, and how many bytes its object took."""
+
+    moment: float
+    resource: str
+    change: Change
+    size: int
 
 
 @dataclass(slots=True)
@@ -117,7 +128,8 @@ class Store:
     Args:
         path: the database file; it is created where it is missing.
         clock: monotonic seconds, for the age of changes.
-        history, history_s: how many changes are remembered, and how long.
+        history, history_s, history_bytes: how many changes are remembered, how long, and how large all their
+            objects are as JSON.
 
     Raises:
         StoreError: locked by another process, damaged, or not ours.
@@ -130,11 +142,14 @@ class Store:
         clock: Callable[[], float] = trio.current_time,
         history: int = HISTORY,
         history_s: float = HISTORY_S,
+        history_bytes: int = HISTORY_BYTES,
     ) -> None:
         self._clock = clock
         self._history_size = history
         self._history_s = history_s
-        self._history: deque[tuple[float, str, Change]] = deque()
+        self._history_bytes = history_bytes
+        self._history: deque[_Past] = deque()
+        self._remembered = 0
         self._tables: dict[str, _Table] = {}
         self._observers: list[Callable[[str, Change], None]] = []
         self._path = path
@@ -177,10 +192,11 @@ class Store:
         if version < self.oldest:
             raise TooOld(self.oldest)
         objects = dict(self._table(resource).objects)
-        for _, changed, change in reversed(self._history):
+        for past in reversed(self._history):
+            change = past.change
             if change.version <= version:
                 break
-            if changed != resource:
+            if past.resource != resource:
                 continue
             if change.previous is None:
                 del objects[change.key]
@@ -238,7 +254,7 @@ class Store:
     ) -> Object:
         version = self.version + 1
         stored = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(version)}}
-        self._save(resource, key, None if type_ == "DELETED" else stored, version)
+        size = self._save(resource, key, None if type_ == "DELETED" else stored, version)
         self.version = version
         if type_ == "DELETED":
             del table.objects[key]
@@ -248,7 +264,8 @@ class Store:
                 insort(table.keys, key)
             table.objects[key] = stored
         change = Change(version, type_, key, stored, previous)
-        self._history.append((self._clock(), resource, change))
+        self._history.append(_Past(self._clock(), resource, change, size))
+        self._remembered += size
         self._forget()
         for watcher in list(table.watchers):
             watcher.deliver(change)
@@ -256,8 +273,9 @@ class Store:
             observer(resource, change)
         return stored
 
-    def _save(self, resource: str, key: str, obj: Object | None, version: int) -> None:
-        """Make one write lasting. Raises ApiError 500, and nothing is written."""
+    def _save(self, resource: str, key: str, obj: Object | None, version: int) -> int:
+        """Make one write lasting; returns its size in bytes. Raises ApiError 500, and nothing is written."""
+        body = b"" if obj is None else msgspec.json.encode(obj)
         try:
             with self._db:
                 if obj is None:
@@ -265,11 +283,12 @@ class Store:
                 else:
                     self._db.execute(
                         "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
-                        (resource, key, msgspec.json.encode(obj)),
+                        (resource, key, body),
                     )
                 self._db.execute("UPDATE state SET value = ? WHERE name = 'version'", (str(version),))
         except sqlite3.Error as error:
             raise errors.internal(f"{self._path}: cannot be written: {error}") from error
+        return len(body)
 
     # Watches
 
@@ -288,7 +307,9 @@ class Store:
         """
         if since < self.oldest:
             raise TooOld(self._oldest)
-        backlog = [c for _, changed, c in self._history if changed == resource and c.version > since]
+        backlog = [
+            past.change for past in self._history if past.resource == resource and past.change.version > since
+        ]
         send, receive = trio.open_memory_channel[Change](queue)
         table = self._table(resource)
         subscription = Subscription(backlog, receive, send, table)
@@ -302,8 +323,14 @@ class Store:
     def _forget(self) -> None:
         """Drop the changes beyond the bounds in number and age."""
         limit = self._clock() - self._history_s
-        while self._history and (len(self._history) > self._history_size or self._history[0][0] < limit):
-            self._oldest = self._history.popleft()[2].version
+        while self._history and (
+            len(self._history) > self._history_size
+            or self._remembered > self._history_bytes
+            or self._history[0].moment < limit
+        ):
+            past = self._history.popleft()
+            self._remembered -= past.size
+            self._oldest = past.change.version
 
     def _table(self, resource: str) -> _Table:
         return self._tables.setdefault(resource, _Table())

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from mesh_local.apiserver.core import Core, Target, WriteOptions, Written
 from mesh_local.apiserver.decode import Body, decode
 from mesh_local.apiserver.delete import delete, read_options
-from mesh_local.apiserver.types import Call, Endpoint, User
+from mesh_local.apiserver.types import Admission, Call, Endpoint, User
 from mesh_local.apiserver.write import Edit, edit, overwrite
 from mesh_local.kinds.base import Kind, ScalePaths
+from mesh_local.kinds.reviews import DEFAULT_TOKEN_SECONDS
 from mesh_local.machinery import errors
 from mesh_local.machinery.errors import ApiError
 from mesh_local.machinery.objects import Object, condition, copy, dig, is_deleting, meta, rfc3339
@@ -20,6 +21,18 @@ SCALE = Kind(
     group="autoscaling",
     definition="io.k8s.api.autoscaling.v1.Scale",
 )
+
+
+def _default_token_request(obj: Object) -> None:
+    """API defaulting, with the empty fields that Kubernetes shows to webhooks."""
+    spec = obj.setdefault("spec", {})
+    if spec.get("expirationSeconds") is None:
+        spec["expirationSeconds"] = DEFAULT_TOKEN_SECONDS
+    for key in ("audiences", "boundObjectRef"):
+        spec.setdefault(key, None)
+    obj["status"] = {"token": "", "expirationTimestamp": None}
+
+
 _BODIES = {
     "Binding": Kind(
         kind="Binding", plural="bindings", singular="binding", definition="io.k8s.api.core.v1.Binding"
@@ -37,6 +50,7 @@ _BODIES = {
         singular="tokenrequest",
         group="authentication.k8s.io",
         definition="io.k8s.api.authentication.v1.TokenRequest",
+        default=_default_token_request,
     ),
 }
 _SUCCESS: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
@@ -50,20 +64,37 @@ def own_endpoints(core: Core) -> dict[tuple[str, str], Endpoint]:
 async def call(
     core: Core, user: User, target: Target, body: Body, options: WriteOptions, query: Mapping[str, str]
 ) -> Written:
-    """Decode the body and hand it to the registered endpoint."""
+    """Decode the body, have it admitted and hand it to the registered endpoint."""
     kind = target.kind
     if target.subresource:
         subresource = kind.subresource(target.subresource)
         kind = _BODIES.get(subresource.kind, kind) if subresource else kind
     obj, warnings = decode(kind, body, options.field_validation)
-    if target.namespace and meta(obj).get("namespace", target.namespace) != target.namespace:
+    if target.namespace and meta(obj).setdefault("namespace", target.namespace) != target.namespace:
         raise errors.bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
-    if not target.subresource:
-        kind.default(obj)
-        if problems := kind.validate(obj):
-            raise errors.invalid(kind.kind, kind.group, meta(obj).get("name") or "", problems)
+    kind.default(obj)
+    request = Admission(
+        "CREATE",
+        target.kind,
+        target.name,
+        target.namespace,
+        target.subresource,
+        obj,
+        None,
+        options.as_object("CreateOptions"),
+        user,
+        options.dry_run,
+        warnings,
+    )
+    await core.mutate(request)
+    obj, _ = decode(kind, Body(request.object), "Ignore")  # the endpoints rely on the types
+    kind.default(obj)
+    if problems := kind.validate(obj):
+        raise errors.invalid(kind.kind, kind.group, meta(obj).get("name") or "", problems)
+    request.object = obj
+    await core.admit(request)
     endpoint = core.endpoints[target.kind.resource, target.subresource]
     answer = await endpoint(
         Call(
@@ -80,7 +111,7 @@ async def call(
     )
     answer.setdefault("kind", kind.kind)
     answer.setdefault("apiVersion", kind.api_version)
-    return Written(answer, True, tuple(warnings))
+    return Written(answer, True, tuple(request.warnings))
 
 
 # Scale (autoscaling/v1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from mesh_local.apiserver.core import Core, Target
+from mesh_local.apiserver.core import Core, Target, version_number
 from mesh_local.apiserver.listing import ListOptions, Match, matcher, too_large
 from mesh_local.apiserver.store import Change, Subscription, TooOld
 from mesh_local.client import WatchEvent
@@ -160,14 +160,10 @@ def _version(text: str) -> int:
     """A resourceVersion parameter of watch; unlike for a list, garbage is a 500."""
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit()):
-        shown = errors.go_value(text)
-        raise errors.failure(
-            500,
-            "",
-            f"resourceVersion: Invalid value: {shown}: strconv.ParseUint: parsing {shown}: invalid syntax",
-        )
-    return int(text)
+    try:
+        return version_number(text)
+    except ValueError as error:
+        raise errors.failure(500, "", str(error)) from None
 
 
 def _check_options(options: ListOptions) -> None:

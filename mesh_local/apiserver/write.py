@@ -43,6 +43,7 @@ async def create(core: Core, user: User, target: Target, body: Body, options: Wr
     )
     await core.mutate(request)
     obj = _result(request)
+    objectmeta.check_identity(obj, target)
     kind.default(obj)
     _name(core, target, obj)
     objectmeta.finish_create(kind, obj, core.now(), core.rng)
@@ -55,6 +56,8 @@ async def create(core: Core, user: User, target: Target, body: Body, options: Wr
         if core.store.get(kind.stored_as, obj["metadata"]["name"], target.namespace) is not None:
             raise errors.already_exists(kind.plural, kind.group, obj["metadata"]["name"])
         return Written(obj, True, tuple(warnings))
+    if core.registry.by_path(kind.group, kind.version, kind.plural) is None:
+        raise errors.failure(404, "NotFound", "the definition of the resource was deleted meanwhile", {})
     try:
         stored = core.store.create(kind.stored_as, kind.to_stored(obj))
     except Exists:
@@ -238,7 +241,8 @@ def _check_uid(target: Target, new: Object, old: Object) -> None:
 
 def _refuse(kind: Kind, obj: Object, problems: list[FieldError]) -> None:
     if problems:
-        raise errors.invalid(kind.kind, kind.group, meta(obj).get("name") or "", problems)
+        group = kind.stored_as.partition(".")[2]  # an Event of events.k8s.io is refused as one of the core
+        raise errors.invalid(kind.kind, group, meta(obj).get("name") or "", problems)
 
 
 def _result(request: Admission) -> Object:

@@ -52,25 +52,21 @@ class NamespaceController:
         if FINALIZER not in finalizers:
             return None
         remaining = await self._empty(name)
-        if remaining.empty:
-            spec = {**namespace["spec"], "finalizers": [f for f in finalizers if f != FINALIZER]}
-            await self._write({**namespace, "spec": spec}, "finalize")
-            return None
         conditions = deletion_conditions(namespace, remaining, self._now())
         status = {**(namespace.get("status") or {}), "conditions": conditions}
-        if status != namespace.get("status"):
-            await self._write({**namespace, "status": status}, "status")
-        return AGAIN_S
-
-    async def _write(self, namespace: Object, subresource: str) -> None:
         try:
-            written = await self._client.update("namespaces", namespace, subresource=subresource)
+            if status != namespace.get("status"):
+                wanted = {**namespace, "status": status}
+                namespace = await self._client.update("namespaces", wanted, subresource="status")
+                self._namespaces.wrote(namespace)
+            if not remaining.empty:
+                return AGAIN_S
+            spec = {**namespace["spec"], "finalizers": [f for f in finalizers if f != FINALIZER]}
+            await self._client.update("namespaces", {**namespace, "spec": spec}, subresource="finalize")
         except ApiError as exc:
             if exc.code != 404:
                 raise
-            return
-        if subresource == "status":
-            self._namespaces.wrote(written)
+        return None
 
     async def _empty(self, name: str) -> Remaining:
         kinds = self._everything.resources(namespaced=True)

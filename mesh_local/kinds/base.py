@@ -103,6 +103,7 @@ class Kind:
         fields: field selectors beyond metadata.name and metadata.namespace: selector label -> value in the
             object.
         warnings: Warning header texts for an accepted create or update.
+        deprecation: Warning header text for every request; '' for a kind with a future.
         graceful: deletion waits for the kubelet (pods).
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
@@ -138,6 +139,7 @@ class Kind:
     row: Callable[[Object, datetime], list[Any]] = _name_row
     fields: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
     warnings: Callable[[Object], list[str]] = _no_warnings
+    deprecation: str = ""
     graceful: bool = False
     unconditional_update: bool = True
     create_on_update: bool = False

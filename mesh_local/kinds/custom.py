@@ -137,7 +137,7 @@ def _compile(crd: Object, version: Object) -> Kind:
         columns=columns,
         row=row,
         fields=_selectable(version.get("selectableFields") or ()),
-        warnings=_warnings(version, api_version, names["kind"]),
+        deprecation=_deprecation(version, api_version, names["kind"]),
         unconditional_update=False,
         scale=scale,
         to_stored=_as_version(storage),
@@ -180,10 +180,10 @@ def _as_version(api_version: str) -> Callable[[Object], Object]:
     return convert
 
 
-def _warnings(version: Object, api_version: str, kind: str) -> Callable[[Object], list[str]]:
-    text = version.get("deprecationWarning") or f"{api_version} {kind} is deprecated"
-    found = [text] if version.get("deprecated") else []
-    return lambda _obj: list(found)
+def _deprecation(version: Object, api_version: str, kind: str) -> str:
+    if not version.get("deprecated"):
+        return ""
+    return version.get("deprecationWarning") or f"{api_version} {kind} is deprecated"
 
 
 def _selectable(entries: Sequence[Object]) -> Mapping[str, Callable[[Object], str]]:

@@ -110,10 +110,6 @@ def _endpoints_row(obj: Object, now: datetime) -> list[Any]:
     return [name_of(obj), shown, age_of(obj, now)]
 
 
-def _endpoints_warnings(_obj: Object) -> list[str]:
-    return ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]
-
-
 # EndpointSlice
 
 
@@ -227,7 +223,7 @@ ENDPOINTS = Kind(
     spec_fields=(),
     columns=columns.ENDPOINTS,
     row=_endpoints_row,
-    warnings=_endpoints_warnings,
+    deprecation="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 )
 ENDPOINT_SLICE = Kind(
     kind="EndpointSlice",

@@ -9,7 +9,7 @@ from mesh_local.kinds.age import since
 from mesh_local.kinds.base import Kind
 from mesh_local.machinery import names
 from mesh_local.machinery.errors import FieldError, invalid_value, required
-from mesh_local.machinery.objects import Object, dig, name_of, namespace_of
+from mesh_local.machinery.objects import Object, dig, name_of, namespace_of, parse_time
 
 _CORE_DEFAULTS: Object = {
     "involvedObject": {},
@@ -59,6 +59,17 @@ def from_core(obj: Object) -> Object:
     new = {_CORE_NAMES.get(k, k): v for k, v in obj.items()}
     new["apiVersion"] = "events.k8s.io/v1"
     return {k: v for k, v in new.items() if v != "" and (v is not None or k in _NEW_DEFAULTS)}
+
+
+def last_seen(core: Object, now: datetime) -> datetime:
+    """When a stored event last happened; times in the future do not count."""
+    given = (
+        dig(core, "series", "lastObservedTime"),
+        core.get("lastTimestamp"),
+        core.get("eventTime"),
+        core["metadata"]["creationTimestamp"],
+    )
+    return max((moment for text in given if text and (moment := parse_time(text)) <= now), default=now)
 
 
 def _fill(defaults: Object) -> Callable[[Object], None]:

@@ -6,7 +6,16 @@ from mesh_local.kinds.hooks import field, keep_status, status_subresource
 from mesh_local.kinds.pod_defaults import default_pod, qos_class
 from mesh_local.kinds.pod_validation import pod_warnings, validate_pod, validate_pod_update
 from mesh_local.machinery import names
-from mesh_local.machinery.objects import Object, copy, meta
+from mesh_local.machinery.objects import Object, copy, dig, meta
+
+
+def _default(pod: Object) -> None:
+    """API defaulting; and the times of conditions, which are null where nobody has set them."""
+    default_pod(pod)
+    pod.setdefault("status", {})
+    for condition in dig(pod, "status", "conditions", default=[]):
+        condition.setdefault("lastProbeTime", None)
+        condition.setdefault("lastTransitionTime", None)
 
 
 def _prepare_create(pod: Object) -> None:
@@ -51,7 +60,7 @@ POD = Kind(
         status_subresource("Pod"),
     ),
     definition="io.k8s.api.core.v1.Pod",
-    default=default_pod,
+    default=_default,
     prepare_create=_prepare_create,
     prepare_update=keep_status,
     prepare_status=_prepare_status,

@@ -33,7 +33,7 @@ class File:
 def check_path(path: str) -> str:
     """A path below the volume. Raises VolumeError."""
     parts = PurePosixPath(path).parts
-    if not path or path.startswith("/") or ".." in parts or parts[0].startswith(".."):
+    if not path or path.startswith("/") or ".." in parts or path.startswith(".."):
         raise VolumeError(f"invalid path: {path!r}: must be relative, without '..'")
     return str(PurePosixPath(path))
 

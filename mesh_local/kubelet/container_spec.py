@@ -222,16 +222,26 @@ def capabilities(security: Object) -> list[int]:
         ConfigError: a name is not a capability.
     """
     if security.get("privileged"):
-        return list(range(len(CAPABILITIES)))
+        return held()
     wanted = set(DEFAULT_CAPABILITIES)
     drop = [_capability(n) for n in dig(security, "capabilities", "drop", default=[])]
     add = [_capability(n) for n in dig(security, "capabilities", "add", default=[])]
     if "ALL" in add:
-        wanted = set(CAPABILITIES)
+        wanted = {CAPABILITIES[number] for number in held() if number < len(CAPABILITIES)}
     if "ALL" in drop:
         wanted = set()
     wanted = (wanted - set(drop)) | (set(add) - {"ALL"})
     return [number for number, name in enumerate(CAPABILITIES) if name in wanted]
+
+
+def held() -> list[int]:
+    """The capabilities that this process has: they are what ALL means, for it has no others to give."""
+    mask = next(
+        line.split()[1]
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("CapPrm:")
+    )
+    return [number for number in range(64) if int(mask, 16) >> number & 1]
 
 
 def _capability(name: str) -> str:
@@ -252,9 +262,10 @@ def _environment(pod: Object, spec: Object, around: Surroundings, uid: int) -> d
 
 
 def _binds(spec: Object, env: dict[str, str], around: Surroundings) -> list[Object]:
-    binds = [_bind(source, target, False) for target, source in around.files.items()]
+    # The shim follows no symlink in a source: a container could put one there.
+    binds = [_bind(source.resolve(), target, False) for target, source in around.files.items()]
     if around.options.prefix is not None:
-        binds.append(_bind(around.options.prefix, PREFIX_TARGET, True))
+        binds.append(_bind(around.options.prefix.resolve(), PREFIX_TARGET, True))
     for mount in spec.get("volumeMounts") or ():
         try:
             source = Path(os.path.realpath(around.volumes.path(mount["name"])))
@@ -263,9 +274,10 @@ def _binds(spec: Object, env: dict[str, str], around: Surroundings) -> list[Obje
                 source = sub_path(source, part)
         except (VolumeError, OSError) as exc:
             raise ConfigError(str(exc)) from exc
-        binds.append(_bind(source, mount["mountPath"], bool(mount.get("readOnly"))))
+        readonly = bool(mount.get("readOnly")) or around.volumes.is_read_only(mount["name"])
+        binds.append(_bind(source, mount["mountPath"], readonly))
     last_words = spec.get("terminationMessagePath") or "/dev/termination-log"
-    binds.append(_bind(around.termination_log, last_words, False))
+    binds.append(_bind(around.termination_log.resolve(), last_words, False))
     # A mount inside another comes after it.
     return sorted(binds, key=lambda bind: bind["target"].rstrip("/").count("/"))
 

@@ -154,6 +154,8 @@ class Containers:
         if live.exited.is_set():
             return
         record.state = Running(container_id(uid_of(self.pod()), record), live.container.started_at)
+        record.started = record.started or "startupProbe" not in record.spec
+        record.ready = record.ready or (record.started and "readinessProbe" not in record.spec)
         live.runs.set()
         self.changed()
 

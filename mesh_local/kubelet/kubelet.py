@@ -139,9 +139,23 @@ def _content(obj: Object) -> Mapping[str, object]:
 
 
 async def purge(pods: Path) -> None:
-    """End all containers below a directory and remove it, whichever runtime started them."""
+    """End all containers below a directory and remove it, whichever runtime started them.
+
+    Raises:
+        OSError: something cannot be removed; all the rest is.
+    """
     runtime = Runtime(pods)
+    failed: list[OSError] = []
+
+    async def remove(uid: str) -> None:
+        try:
+            await runtime.remove_pod(uid)
+        except OSError as exc:
+            failed.append(exc)
+
     async with trio.open_nursery() as nursery:
         for uid in runtime.uids():
-            nursery.start_soon(runtime.remove_pod, uid)
+            nursery.start_soon(remove, uid)
+    if failed:
+        raise failed[0]
     runtime.close()

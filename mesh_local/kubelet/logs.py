@@ -225,9 +225,9 @@ def _replaced(file: BufferedReader, path: Path) -> bool:
 
 def _complete(data: bytes) -> tuple[bytes, list[bytes]]:
     """An unfinished entry, and the finished ones before it."""
-    lines = data.splitlines(keepends=True)
-    rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-    return rest, lines
+    # Not splitlines: a carriage return ends no entry.
+    *lines, rest = data.split(b"\n")
+    return rest, [line + b"\n" for line in lines]
 
 
 def _chunked(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -142,12 +142,14 @@ async def _http_get(action: Object, target: Target) -> None:
     for _ in range(MAX_REDIRECTS):
         try:
             status, location = await _request(url, action, target)
-        except (h11.RemoteProtocolError, trio.BrokenResourceError, ssl.SSLError) as exc:
+            following = urljoin(url, location) if location and 300 <= status < 400 else ""
+            same_host = urlsplit(following).hostname == urlsplit(url).hostname
+        except (h11.ProtocolError, trio.BrokenResourceError, ssl.SSLError, ValueError) as exc:
+            # ValueError: what the probe or a redirect names is no URL.
             raise CheckFailed(f'Get "{url}": {exc or "EOF"}') from exc
         except CheckFailed as exc:
             raise CheckFailed(f'Get "{url}": {exc}') from exc
-        following = urljoin(url, location) if location and 300 <= status < 400 else ""
-        if not following or urlsplit(following).hostname != urlsplit(url).hostname:
+        if not (following and same_host):
             break
         url = following
     else:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import trio
 
-from mesh_local.kubelet import mounts
+from mesh_local.kubelet import mounts, trees
 from mesh_local.kubelet.shim import main as shim_main
 from mesh_local.kubelet.shim.supervisor import EXEC_SOCKET, REPORT_FD, start_time
 from mesh_local.kubelet.types import DEFAULT_PATH
@@ -160,13 +160,10 @@ class Runtime:
             StartFailed: the program could not be run.
         """
         directory = self.directory(uid, name, attempt)
-        for old in self.attempts(uid, name):
-            if old < attempt - 1 or old == attempt:
-                shutil.rmtree(self.directory(uid, name, old))
-        directory.mkdir(parents=True, mode=0o700)
-        (directory / "termination-log").touch(mode=0o666)
-        (directory / "termination-log").chmod(0o666)
-        (directory / "spec.json").write_bytes(msgspec.json.encode(spec))
+        try:
+            self._prepare(uid, name, attempt, spec)
+        except OSError as exc:
+            raise StartFailed(f"cannot prepare {directory}: {exc.strerror}") from exc
         async with self._starting:
             # A start is seen through, so that no process is left that nobody knows.
             with trio.CancelScope(deadline=trio.current_time() + START_DEADLINE_S, shield=True) as scope:
@@ -179,6 +176,17 @@ class Runtime:
         if container is None:
             raise StartFailed(f"the shim ended without a word; see {directory / 'shim.err'}")
         return container
+
+    def _prepare(self, uid: str, name: str, attempt: int, spec: dict[str, Any]) -> None:
+        """Make the directory of an attempt; the one before it is kept, older ones go."""
+        for old in self.attempts(uid, name):
+            if old < attempt - 1 or old == attempt:
+                shutil.rmtree(self.directory(uid, name, old))
+        directory = self.directory(uid, name, attempt)
+        directory.mkdir(parents=True, mode=0o700)
+        (directory / "termination-log").touch(mode=0o666)
+        (directory / "termination-log").chmod(0o666)
+        (directory / "spec.json").write_bytes(msgspec.json.encode(spec))
 
     async def wait(self, container: Container) -> Exit:
         """Wait until the container has ended, and its output is on file."""
@@ -253,12 +261,7 @@ class Runtime:
                 with trio.move_on_after(KILL_DEADLINE_S):
                     await self.wait(container)
         mounts.unmount_under(directory)
-        await trio.to_thread.run_sync(_remove_tree, directory)
-
-
-def _remove_tree(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
+        await trio.to_thread.run_sync(trees.remove, directory)
 
 
 def _read_exit(directory: Path) -> Exit | None:

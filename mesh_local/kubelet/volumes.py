@@ -1,5 +1,6 @@
 """The volumes of one pod on the node's file system: made, kept current, unmounted."""
 
+import contextlib
 import logging
 import os
 import stat
@@ -105,11 +106,21 @@ class Volumes:
         Raises:
             VolumeError: the pod has no such volume.
         """
+        volume = self._named(name)
+        if "hostPath" in volume:
+            return Path(os.path.realpath(volume["hostPath"]["path"]))
+        return self._root / name
+
+    def is_read_only(self, name: str) -> bool:
+        """Whether no container may write there: what is made from API objects is the kubelet's alone."""
+        volume = self._named(name)
+        return any(kind in volume for kind in payload.KINDS)
+
+    def _named(self, name: str) -> Object:
         for volume in dig(self._context.pod, "spec", "volumes", default=[]):
             if volume["name"] == name:
-                if "hostPath" in volume:
-                    return Path(os.path.realpath(volume["hostPath"]["path"]))
-                return self._root / name
+                found: Object = volume
+                return found
         raise VolumeError(f'there is no volume "{name}"')
 
     async def _set_up_one(self, volume: Object) -> None:
@@ -230,5 +241,24 @@ def sub_path(root: Path, relative: str) -> Path:
     if real != root and root not in real.parents:
         raise VolumeError(f'failed to prepare subPath "{relative}": it leads out of the volume')
     if not real.exists():
-        real.mkdir(parents=True)
+        _make_below(root, real.relative_to(root).parts)
     return real
+
+
+def _make_below(root: Path, parts: Sequence[str]) -> None:
+    """Make directories with the volume's own mode; a symlink that a container puts there is not followed."""
+    mode = root.stat().st_mode & 0o777
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            made = False
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=at)
+                made = True
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+            if made:
+                os.fchmod(at, mode)
+    finally:
+        os.close(at)

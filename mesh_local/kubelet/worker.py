@@ -305,9 +305,11 @@ class PodWorker:
         return lifecycle.stop_order(live)
 
     async def _publish_changes(self) -> None:
+        """Write the status as containers end, but for the last, with which the pod ends too."""
         while True:
             self._wake = trio.Event()
-            await self._publish()
+            if self._containers.live:
+                await self._publish()
             await self._wake.wait()
 
     def _settle(self) -> None:

@@ -2,23 +2,27 @@
 
 import os
 import select
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import click
 
+from mesh_local.kubelet import trees
 from mesh_local.lifecycle import control, leftovers, prefix, preflight, process
 from mesh_local.settings import (
     DEFAULT_NAME,
+    NAME,
     RUN_ROOT,
     STATE_ROOT,
     Choices,
     IpFamily,
     Places,
     SettingsError,
+    choosing,
+    promised_ports,
     read_choices,
     write_choices,
 )
@@ -45,14 +49,14 @@ def up(name: str, api_port: int | None, ip_family: IpFamily | None) -> None:
                 f" meshctl local down{_name_option(name)}"
             )
         preflight.require_machine()
-        choices = Choices(
-            preflight.choose_port(api_port, kept), ip_family or (kept.ip_family if kept else "dual")
-        )
-        write_choices(places, choices)
+        with choosing():
+            port = preflight.choose_port(api_port, kept, promised_ports(places))
+            write_choices(places, Choices(port, ip_family or (kept.ip_family if kept else "dual")))
         for directory in (places.run, places.pods, places.network):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
         _step("installing the code that pods run")
-        prefix.install(places.prefix)
+        prefix.install(places.prefix, in_use=any(places.pods.iterdir()))
         _start(places)
         _print_how_to_use(places)
 
@@ -69,9 +73,9 @@ def down(name: str, purge: bool) -> None:
             if not runtime.stop(STOP_LIMIT_S):
                 click.echo("  it did not end by itself and was killed")
         removed = leftovers.remove(places, say=_step)
-        shutil.rmtree(places.run, ignore_errors=True)
+        trees.remove(places.run)
         if purge:
-            shutil.rmtree(places.state, ignore_errors=True)
+            trees.remove(places.state)
         _remove_empty(RUN_ROOT, RUN_ROOT.parent, STATE_ROOT, STATE_ROOT.parent)
         if not existed and not removed:
             click.echo(f"there is no cluster {name!r}")
@@ -83,6 +87,7 @@ def down(name: str, purge: bool) -> None:
 
 def status(name: str | None) -> bool:
     """Print the state of one cluster, or of all. True when each named or found is running and ready."""
+    preflight.require_root()
     names = [name] if name else sorted(_known())
     if not names:
         click.echo("there is no local cluster; make one with: meshctl local up")
@@ -92,7 +97,8 @@ def status(name: str | None) -> bool:
 
 
 def _known() -> set[str]:
-    return {d.name for root in (STATE_ROOT, RUN_ROOT) if root.is_dir() for d in root.iterdir() if d.is_dir()}
+    found = {d.name for root in (STATE_ROOT, RUN_ROOT) if root.is_dir() for d in root.iterdir() if d.is_dir()}
+    return {name for name in found if NAME.fullmatch(name)}
 
 
 def _print_status(places: Places) -> bool:
@@ -152,27 +158,32 @@ def _start(places: Places) -> None:
             child = process.start(places, writing)
         finally:
             os.close(writing)
-        last = ""
-        while select.select([progress], [], [], START_LIMIT_S)[0]:
-            line = progress.readline()
-            if not line:
-                break
-            last = line.strip()
-            if last == "ready":
-                return
-            if last.startswith("error: "):
-                break
-            _step(last)
-        else:
+        try:
+            last = _show_progress(progress, places)
+        except BaseException:  # Ctrl-C among them: nothing goes on behind the user's back
             child.kill()
             child.wait()
-            raise SettingsError(
-                f"nothing happened for {START_LIMIT_S:.0f} s after {last!r}; see {places.log}"
-            )
+            raise
+    if last == "ready":
+        return
     code = child.wait()
     if last.startswith("error: "):
         raise SettingsError(last.removeprefix("error: "))
     raise SettingsError(f"the runtime ended with code {code} after {last!r}; see {places.log}")
+
+
+def _show_progress(progress: TextIO, places: Places) -> str:
+    """The runtime's last line: `ready`, or what it did or said when it ended. Raises SettingsError."""
+    last = ""
+    while select.select([progress], [], [], START_LIMIT_S)[0]:
+        line = progress.readline()
+        if not line:
+            return last
+        last = line.strip()
+        if last == "ready" or last.startswith("error: "):
+            return last
+        _step(last)
+    raise SettingsError(f"nothing happened for {START_LIMIT_S:.0f} s after {last!r}; see {places.log}")
 
 
 def _print_how_to_use(places: Places) -> None:

@@ -4,12 +4,13 @@ Pods see it as /opt/triomesh. It holds the product packages, the libraries they 
 environment) and one start script for each program.
 """
 
+import compileall
 import importlib.metadata
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,20 +33,27 @@ sys.exit(main())
 """
 
 
-def install(target: Path) -> None:
+def install(target: Path, *, in_use: bool = False) -> None:
     """Put a fresh copy at `target`, replacing what is there.
+
+    Args:
+        in_use: containers run that see the present copy: it stays for them, under another name.
 
     Raises:
         SettingsError: a package or library is not installed in this environment.
     """
-    new = target.with_name(target.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
+    if not in_use:
+        for former in target.parent.glob(f"{target.name}.*"):
+            shutil.rmtree(former, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     lib = new / "lib"
-    lib.mkdir(parents=True)
+    lib.mkdir()
     for package in PACKAGES:
         shutil.copytree(_package(package), lib / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in sorted(_closure(LIBRARIES)):
         _copy_distribution(name, lib)
+    # Byte code once, so that no start of a container pays for it. By this process: others would outlive it.
+    compileall.compile_dir(lib, quiet=2, stripdir=str(lib), prependdir=f"{MOUNTED_AT}/lib")
     programs = new / "bin"
     programs.mkdir()
     python = Path(sys.executable).resolve()
@@ -56,24 +64,8 @@ def install(target: Path) -> None:
     for path in (new, *new.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.parent == programs else 0o644)
-    # Byte code once, so that no start of a container pays for it.
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "compileall",
-            "-q",
-            "-j",
-            "0",
-            "-s",
-            str(lib),
-            "-p",
-            f"{MOUNTED_AT}/lib",
-            str(lib),
-        ],
-        check=False,
-        capture_output=True,
-    )
+    if in_use and target.exists():
+        target.rename(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     shutil.rmtree(target, ignore_errors=True)
     new.rename(target)
 

@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 
+from mesh_local.lifecycle import process
 from mesh_local.settings import FIRST_PORT, Choices, SettingsError
 
 TOOLS = {
@@ -41,8 +43,7 @@ def require_machine() -> None:
 
 
 def _missing_tools() -> str:
-    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-    missing = sorted(tool for tool in TOOLS if shutil.which(tool, path=path) is None)
+    missing = sorted(tool for tool in TOOLS if shutil.which(tool, path=process.search_path()) is None)
     if not missing:
         return ""
     packages = " ".join(sorted({TOOLS[tool] for tool in missing}))
@@ -101,8 +102,11 @@ def port_problem(port: int) -> str:
     return ""
 
 
-def choose_port(asked: int | None, kept: Choices | None) -> int:
+def choose_port(asked: int | None, kept: Choices | None, promised: Container[int] = ()) -> int:
     """The API port: the one asked for, the one the cluster had, or the first that is free.
+
+    Args:
+        promised: ports of other clusters, which they take again when they are started.
 
     Raises:
         SettingsError: the port asked for or kept is taken.
@@ -113,6 +117,6 @@ def choose_port(asked: int | None, kept: Choices | None) -> int:
             raise SettingsError(f"{problem}; choose another with --api-port")
         return wanted
     for port in range(FIRST_PORT, FIRST_PORT + 100):
-        if not port_problem(port):
+        if port not in promised and not port_problem(port):
             return port
     raise SettingsError(f"no free port from {FIRST_PORT} to {FIRST_PORT + 99}; choose one with --api-port")

@@ -3,17 +3,17 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from mesh_local.settings import Places, SettingsError
-
-_SERVE = (sys.executable, "-m", "mesh_local", "serve")
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -63,13 +63,32 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def record(places: Places) -> None:
-    """Write this process's pid file."""
+@contextmanager
+def recorded(places: Places) -> Iterator[None]:
+    """Be the runtime of this cluster, with a pid file.
+
+    An abstract socket, gone with the process, keeps a second one out: an `up` that was killed may have left
+    one that is still starting.
+
+    Raises:
+        SettingsError: another process is.
+    """
     started = start_ticks(os.getpid())
     assert started is not None
-    new = places.pid_file.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(_Record(os.getpid(), started)))
-    new.replace(places.pid_file)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
+        try:
+            lock.bind(f"\0triomesh/local/{places.name}/runtime")
+        except OSError as exc:
+            raise SettingsError(
+                f"another runtime of cluster {places.name!r} is still starting or ending; try again"
+            ) from exc
+        new = places.pid_file.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(_Record(os.getpid(), started)))
+        new.replace(places.pid_file)
+        try:
+            yield
+        finally:
+            places.pid_file.unlink(missing_ok=True)
 
 
 def find(places: Places) -> Runtime | None:
@@ -80,6 +99,11 @@ def find(places: Places) -> Runtime | None:
         return None
     runtime = Runtime(found.pid, found.started)
     return runtime if runtime.alive() else None
+
+
+def search_path() -> str:
+    """Where programs are looked for: also where root's are, which `su` leaves out."""
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def start(places: Places, progress_fd: int) -> subprocess.Popen[bytes]:
@@ -101,6 +125,8 @@ def start(places: Places, progress_fd: int) -> subprocess.Popen[bytes]:
             stdout=said,
             stderr=said,
             cwd="/",
+            env={**os.environ, "PATH": search_path()},
+            umask=0o022,  # what containers see of the runtime's making must not depend on the user's shell
             pass_fds=(progress_fd,),
             start_new_session=True,
         )

@@ -32,9 +32,9 @@ def group_slices(slices: Iterable[Object]) -> dict[Key, list[Object]]:
 
 
 def version_of(text: str) -> int:
-    """4 or 6, or 0 for what is not an IP address."""
+    """4 or 6, or 0 for what is not an IP address; one with a zone, which may hold any text, is none."""
     try:
-        return ip_address(text).version
+        return 0 if "%" in text else ip_address(text).version
     except ValueError:
         return 0
 

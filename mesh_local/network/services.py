@@ -6,8 +6,9 @@ translates. In `filter`: what reaches a Service address untranslated is refused.
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Final
 
 from mesh_local.machinery.objects import Object, dig, name_of, namespace_of
@@ -119,7 +120,7 @@ def _targets(service: Object, port: Object, version: int) -> list[_Target]:
     cluster = spec.get("clusterIPs") or [spec["clusterIP"]]
     number = port["port"]
     plain = [*cluster, *(spec.get("externalIPs") or ())]
-    sources = tuple(r for r in spec.get("loadBalancerSourceRanges") or () if _range_version(r) == version)
+    sources = tuple(_ranges(spec.get("loadBalancerSourceRanges") or (), version))
     restricted = bool(spec.get("loadBalancerSourceRanges"))
     ingress = [
         str(i["ip"])
@@ -131,8 +132,15 @@ def _targets(service: Object, port: Object, version: int) -> list[_Target]:
     return [target for target in targets if version_of(target.address) == version]
 
 
-def _range_version(text: str) -> int:
-    return version_of(text.strip().partition("/")[0])
+def _ranges(texts: Iterable[str], version: int) -> Iterator[str]:
+    """Those that are networks of this version."""
+    for text in texts:
+        try:
+            network = ip_network(text.strip(), strict=False)
+        except ValueError:
+            continue
+        if network.version == version and "%" not in text:
+            yield str(network)
 
 
 def _has_family(service: Object, version: int) -> bool:
@@ -161,7 +169,7 @@ def _add_port(
     _add_chains(tables, chain, title, protocol, endpoints, _affinity(service), family)
     for target in targets:
         for source in target.sources:
-            restriction = f"-s {source.strip()} " if source else ""
+            restriction = f"-s {source} " if source else ""
             tables.services.append(
                 f"-A TM-SERVICES {restriction}{_match(target, protocol, title)} -j {chain}"
             )

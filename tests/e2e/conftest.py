@@ -13,7 +13,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with running(f"t{os.getpid()}") as found:
+    with running(f"e2e-{os.getpid()}") as found:
         yield found
 
 

@@ -34,7 +34,7 @@ def test_a_pod_runs_and_goes(tmp_path: Path) -> None:
         pod = await node.ready("a")
         assert dig(pod, "status", "phase") == "Running"
         assert processes(marker)
-        assert (await node.log("a")).splitlines() == [marker, "1"]
+        assert (await node.log_has("a", f"{marker}\n1\n")).splitlines() == [marker, "1"]
         await node.client.delete("pods", "a", "t")
         await node.gone("a")
         assert not processes(marker)

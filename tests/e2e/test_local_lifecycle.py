@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,13 @@ SLEEP = ["sleep", "1000"]
 
 
 def host() -> dict[str, list[str]]:
-    """What a cluster could leave in the host's own namespaces."""
+    """What a cluster could leave in the host's own namespaces, but for what other clusters have there."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    others = ("/run/netns/tm-", "/run/triomesh/local/")
     return {
         "links": sorted(os.listdir("/sys/class/net")),
         "rules": [line for line in run("iptables-save").stdout.splitlines() if line.startswith("-")],
-        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": sorted(m for m in mounts if m != "/run/netns" and not m.startswith(others)),
     }
 
 
@@ -78,6 +81,8 @@ def test_up_is_idempotent_and_down_leaves_nothing(fresh: Cluster) -> None:
     fresh.apply(pod("a", *SLEEP))
     fresh.kubectl("wait", "--for=condition=Ready", "pod/a", "--timeout=30s")
     assert all(traces(fresh).values())
+    for place in traces(fresh)["files"]:
+        assert Path(place).stat().st_mode & 0o077 == 0  # Secrets and tokens are in there
     fresh.local("down", "--purge")
     assert not any(traces(fresh).values())
     assert host() == before
@@ -145,6 +150,69 @@ def test_port_taken(fresh: Cluster) -> None:
         said = fresh.local("up", "--api-port", str(port), check=False)
     assert said.returncode == 2
     assert f"port {port} on 127.0.0.1 is taken; choose another with --api-port" in said.stderr
+
+
+def started(cluster: Cluster, line: str) -> subprocess.Popen[str]:
+    """`up` that has said `line`."""
+    command = [str(BIN / "meshctl"), "local", "up", "--name", cluster.name]
+    up = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert up.stdout is not None
+    while line not in (said := up.stdout.readline()):
+        assert said, up.communicate()
+    return up
+
+
+def test_a_port_that_is_taken_at_the_last_moment(fresh: Cluster) -> None:
+    up = started(fresh, "installing")
+    port = msgspec.json.decode(Path(f"/var/lib/triomesh/local/{fresh.name}/cluster.json").read_bytes())[
+        "api_port"
+    ]
+    with socket.create_server(("127.0.0.1", port)):
+        _, said = up.communicate(timeout=60)
+    assert up.returncode == 2
+    assert said == f"error: the API server cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_an_interrupted_up_leaves_no_process(fresh: Cluster) -> None:
+    for line in ("installing", "starting the API server"):
+        up = started(fresh, line)
+        os.killpg(up.pid, signal.SIGINT)
+        up.communicate(timeout=60)
+        assert up.returncode == 1
+        assert traces(fresh)["processes"] == []
+    fresh.local("up")
+
+
+def test_a_second_runtime_leaves_the_first_one_alone(fresh: Cluster) -> None:
+    fresh.local("up")
+    serve = [sys.executable, "-m", "mesh_local", "serve", "--name", fresh.name]
+    second = run(*serve, check=False)
+    assert second.returncode == 2
+    assert "another runtime of cluster" in second.stdout
+    assert "ready" in fresh.local("status").stdout
+    fresh.local("down")  # which finds the first by its pid file
+    assert traces(fresh)["processes"] == []
+
+
+def test_the_users_shell_does_not_matter(fresh: Cluster) -> None:
+    run("sh", "-c", f"umask 077; PATH=/usr/bin:/bin {BIN}/meshctl local up --name {fresh.name}")
+    script = "cat /var/run/secrets/kubernetes.io/serviceaccount/token && exec triomesh-netinit --help"
+    fresh.apply(pod("a", "sh", "-c", script, securityContext={"runAsUser": 1337}, restartPolicy="Never"))
+    fresh.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/a", "--timeout=30s")
+
+
+def test_a_purge_that_fails_says_so(fresh: Cluster) -> None:
+    state = Path("/var/lib/triomesh/local") / fresh.name
+    state.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "none", str(state))
+    try:
+        said = fresh.local("down", "--purge", check=False)
+    finally:
+        run("umount", str(state))
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == f"error: rm: cannot remove '{state}': Device or resource busy\n"
 
 
 def test_not_root() -> None:

@@ -12,6 +12,8 @@ from tests.support.local_cluster import Cluster
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:kubernetes"),
+    # The client leaves the sockets of watches to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 CRD = {

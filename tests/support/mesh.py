@@ -20,6 +20,7 @@ from certs.credentials import Credentials, build
 from certs.identity import SpiffeId
 from mesh_api.sidecar import Destination, Endpoint, Inbound, Pod, Protocol, Snapshot, TlsMode, Workload
 from mesh_proxy.app import App
+from mesh_proxy.discovery.stream import Resolve
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.settings import Settings
 from mesh_proxy.telemetry.log_writer import LogWriter
@@ -148,7 +149,10 @@ class Sidecar:
 
 @asynccontextmanager
 async def sidecar(
-    credentials: Credentials | None = None, snapshot: Snapshot | None = None, **settings: object
+    credentials: Credentials | None = None,
+    snapshot: Snapshot | None = None,
+    resolve: Resolve | None = None,
+    **settings: object,
 ) -> AsyncIterator[Sidecar]:
     """Start a sidecar and stop it afterwards."""
     log = Log()
@@ -175,7 +179,7 @@ async def sidecar(
         "pod_ips": frozenset(("127.0.0.1",)),
         "drain_s": 0.2,
     }
-    app = App(Settings(**{**base, **settings}), log.writer, original_dst)  # type: ignore[arg-type]
+    app = App(Settings(**{**base, **settings}), log.writer, original_dst, resolve)  # type: ignore[arg-type]
     if credentials is not None:
         app.holder.swap(credentials)
     if snapshot is not None:

@@ -8,7 +8,7 @@ registry allocates, after all admission); validating ones come last.
 import random
 from dataclasses import dataclass
 
-from mesh_local.apiserver.admission.lifecycle import NamespaceLifecycle
+from mesh_local.apiserver.admission.lifecycle import NamespaceLifecycle, NamespaceStays
 from mesh_local.apiserver.admission.pod_defaults import DefaultTolerations, Priority
 from mesh_local.apiserver.admission.pod_security import PodSecurity
 from mesh_local.apiserver.admission.service_account import ServiceAccounts
@@ -46,5 +46,5 @@ def builtin_plugins(
         plugins.append(MutatingWebhooks(webhooks, tuple(plugins)))
     plugins.append(ServiceIps(reader, options.service_cidrs, options.node_ports, options.rng))
     if webhooks is not None:
-        plugins.append(ValidatingWebhooks(webhooks))
+        plugins += [ValidatingWebhooks(webhooks), NamespaceStays(reader)]
     return plugins

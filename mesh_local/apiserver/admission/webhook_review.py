@@ -106,7 +106,7 @@ def decoded(body: bytes) -> Object:
     """The AdmissionReview that a body holds. Raises BadAnswer."""
     try:
         review = msgspec.json.decode(body)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         text = "unexpected end of JSON input" if not body else str(e)
         raise BadAnswer(f"couldn't get version/kind; json parse error: {text}") from None
     if not isinstance(review, dict | None):

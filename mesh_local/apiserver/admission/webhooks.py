@@ -151,7 +151,7 @@ def _patched(request: Admission, obj: Object, view: Kind, patch: bytes) -> Objec
     seen = converted(obj, request.kind, view) if main else obj
     try:
         result = apply_json_patch(seen, msgspec.json.decode(patch, type=list[Any]))
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         raise internal(f"webhook returned a patch that cannot be decoded: {e}") from None
     except JsonPatchError as e:
         raise internal(str(e)) from None

@@ -8,7 +8,7 @@ from mesh_local.apiserver.auth.rbac import RbacAuthorizer
 from mesh_local.apiserver.auth.tokens import Bound, TokenError
 from mesh_local.apiserver.auth.users import user_info
 from mesh_local.apiserver.types import Attributes, Call, Endpoint, Reader, User
-from mesh_local.kinds.reviews import AUTHENTICATION, AUTHORIZATION, DEFAULT_TOKEN_SECONDS
+from mesh_local.kinds.reviews import AUTHENTICATION, AUTHORIZATION
 from mesh_local.machinery.errors import (
     ApiError,
     FieldError,
@@ -59,8 +59,7 @@ class _TokenRequests:
             text = f"the name of the object ({given}) does not match the name on the URL ({call.name})"
             raise bad_request(text)
         spec = body.get("spec") or {}
-        seconds = spec.get("expirationSeconds")
-        seconds = DEFAULT_TOKEN_SECONDS if seconds is None else seconds
+        seconds = spec["expirationSeconds"]
         _check_lifetime(seconds)
         ref = spec.get("boundObjectRef")
         bound = self._bound(ref, call.name, call.namespace) if ref else None

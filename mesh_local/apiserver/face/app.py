@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
@@ -23,6 +24,8 @@ from mesh_local.apiserver.face.messages import (
     data_answer,
     page_not_found,
     respond,
+    warning_headers,
+    with_headers,
 )
 from mesh_local.apiserver.face.paths import Route, route
 from mesh_local.apiserver.face.resources import Resources
@@ -85,20 +88,27 @@ class App:
             return
         if began:
             raise ConnectionAbortedError("the response had begun")
-        await respond(send, data_answer(failed.code, failed.status, headers=failed.headers))
+        await _answer(request, send, data_answer(failed.code, failed.status, headers=failed.headers))
 
     async def _serve(self, request: Request, scope: Scope, send: Send, certificate: bytes | None) -> None:
         user = await _within_deadline(caller_of(self._api.core, self._authenticator, request, certificate))
         wanted = route(request.method, request.path, request.query)
         self._api.core.authorize_attributes(user, wanted.attributes)
         if wanted.attributes.path:
-            await respond(send, self._plain(request))
+            await _answer(request, send, self._plain(request))
             return
         kind = self._kind(wanted)
         if kind is None:
-            await respond(send, self._no_kind(wanted))
+            await _answer(request, send, self._no_kind(wanted))
             return
-        await self._resource(request, scope, send, user, wanted, kind)
+        if not kind.deprecation:
+            await self._resource(request, scope, send, user, wanted, kind)
+            return
+        warning = warning_headers([kind.deprecation])
+        try:
+            await self._resource(request, scope, with_headers(send, warning), user, wanted, kind)
+        except ApiError as error:
+            raise ApiError(error.status, (*error.headers, *warning)) from None
 
     async def _resource(
         self, request: Request, scope: Scope, send: Send, user: User, wanted: Route, kind: Kind
@@ -124,9 +134,8 @@ class App:
         elif asked.subresource == "log":
             await streams.until_gone(request.receive, lambda: streams.log(self._api, request, send, target))
         else:
-            await respond(
-                send, await _within_deadline(self._resources.serve(request, user, asked.verb, target))
-            )
+            answer = await _within_deadline(self._resources.serve(request, user, asked.verb, target))
+            await _answer(request, send, answer)
 
     def _plain(self, request: Request) -> Answer:
         """A path that is no resource."""
@@ -148,6 +157,13 @@ class App:
         return page_not_found()
 
 
+async def _answer(request: Request, send: Send, answer: Answer) -> None:
+    """Respond after the body of the request, also one that nobody has read: the connection can go on."""
+    if not await request.receive.discard():
+        answer = replace(answer, headers=(*answer.headers, ("Connection", "close")))
+    await respond(send, answer)
+
+
 async def _within_deadline(work: Awaitable[T]) -> T:
     """Raise the 504 of the real server where a request takes too long."""
     with trio.move_on_after(REQUEST_DEADLINE_S):
@@ -163,7 +179,9 @@ def target_of(wanted: Route, kind: Kind) -> Target:
     """
     asked = wanted.attributes
     namespace = asked.namespace if kind.namespaced else ""
-    misplaced = asked.namespace and not kind.namespaced and kind.resource != "namespaces"
+    # A namespace counts as being in itself, and in no other: authorisation looked at that one.
+    expected = wanted.name if kind.resource == "namespaces" else ""
+    misplaced = not kind.namespaced and asked.namespace != expected
     if wanted.rest or misplaced or (kind.namespaced and not namespace and wanted.name):
         raise unknown_resource()
     allowed = verbs_of(kind, asked.subresource)

@@ -1,5 +1,7 @@
 """Who a request is from: authentication, then impersonation."""
 
+from urllib.parse import unquote
+
 from mesh_local.apiserver.core import Core
 from mesh_local.apiserver.face.messages import Request
 from mesh_local.apiserver.types import Attributes, Authenticator, User
@@ -36,7 +38,9 @@ def _impersonated(core: Core, request: Request, user: User) -> User:
     extra: dict[str, list[str]] = {}
     for header, value in request.headers:
         if header.startswith("impersonate-extra-"):
-            extra.setdefault(header.removeprefix("impersonate-extra-"), []).append(value)
+            # Clients escape what may not stand in the name of a header.
+            key = unquote(header.removeprefix("impersonate-extra-")).lower()
+            extra.setdefault(key, []).append(value)
     if not name:
         if uid or groups or extra:
             raise errors.bad_request("requested impersonation of groups, uid or extra without a user")

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import trio
 import yaml
 
 from mesh_local.apiserver.face.formats import JSON, YAML
@@ -18,11 +19,39 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[str, str]]
 
 MAX_BODY = 3 * 1024 * 1024
+# Of a body that nobody wants: more, or more slowly, and the connection is closed after the answer.
+MAX_DISCARDED = 256 * 1024
+DISCARD_S = 2.0
 NO_CACHE = ("Cache-Control", "no-cache, private")
 
 
 class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
+
+
+class Incoming:
+    """The body of one request, as ASGI messages.
+
+    Attributes:
+        complete: whether nothing more of it is to come.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.complete = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.complete = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+    async def discard(self) -> bool:
+        """Read what is left, so that the connection can go on (as in Go); whether that was all."""
+        left = MAX_DISCARDED
+        with trio.move_on_after(DISCARD_S):
+            while not self.complete and left > 0:
+                left -= len((await self()).get("body", b""))
+        return self.complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +62,13 @@ class Request:
     path: str
     query: Mapping[str, str]
     headers: Sequence[tuple[str, str]]
-    receive: Receive
+    receive: Incoming
 
     @staticmethod
     def of(scope: Scope, receive: Receive) -> "Request":
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         headers = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in scope["headers"]]
-        return Request(scope["method"], scope["path"], dict(reversed(pairs)), headers, receive)
+        return Request(scope["method"], scope["path"], dict(reversed(pairs)), headers, Incoming(receive))
 
     def header(self, name: str) -> str:
         """All values of a header, joined."""
@@ -138,6 +167,18 @@ async def start(
             "headers": [(k.lower().encode("latin-1"), v.encode("latin-1", "replace")) for k, v in found],
         }
     )
+
+
+def with_headers(send: Send, headers: Headers) -> Send:
+    """`send` that adds headers to the response."""
+    added = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers]
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *added]}
+        await send(message)
+
+    return sending
 
 
 def warning_headers(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mesh_local.apiserver.core import WriteOptions, query_flag
+from mesh_local.apiserver.core import WriteOptions, query_flag, query_integer
 from mesh_local.apiserver.delete import DeleteOptions
 from mesh_local.apiserver.listing import ListOptions
 from mesh_local.machinery import errors
@@ -30,7 +30,7 @@ def delete_options(query: Mapping[str, str]) -> DeleteOptions:
         raise errors.invalid("DeleteOptions", GROUP, "", problems)
     orphan = query_flag(query, "orphanDependents") if "orphanDependents" in query else None
     return DeleteOptions(
-        grace_s=_integer(query, "gracePeriodSeconds"),
+        grace_s=query_integer(query, "gracePeriodSeconds"),
         propagation=query.get("propagationPolicy", ""),
         orphan=orphan,
         dry_run=bool(query.get("dryRun")),
@@ -39,12 +39,12 @@ def delete_options(query: Mapping[str, str]) -> DeleteOptions:
 
 def list_options(query: Mapping[str, str]) -> ListOptions:
     """ListOptions. Raises ApiError 400."""
-    timeout = _integer(query, "timeoutSeconds")
+    timeout = query_integer(query, "timeoutSeconds")
     initial = query_flag(query, "sendInitialEvents") if query.get("sendInitialEvents") else None
     return ListOptions(
         labels=query.get("labelSelector", ""),
         fields=query.get("fieldSelector", ""),
-        limit=max(_integer(query, "limit") or 0, 0),
+        limit=max(query_integer(query, "limit") or 0, 0),
         continue_=query.get("continue", ""),
         resource_version=query.get("resourceVersion", ""),
         resource_version_match=query.get("resourceVersionMatch", ""),
@@ -57,15 +57,3 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
 def _dry_run(query: Mapping[str, str]) -> list[FieldError]:
     value = query.get("dryRun", "")
     return [] if value in ("", "All") else [errors.not_supported("dryRun", [value], ("All",))]
-
-
-def _integer(query: Mapping[str, str], name: str) -> int | None:
-    text = query.get(name, "")
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise errors.bad_request(
-            f'strconv.ParseInt: parsing "{text}": invalid syntax (parameter {name})'
-        ) from None

@@ -7,7 +7,7 @@ HTTP/1.1 state machine and application tasks do the rest.
 import contextlib
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http.client import responses
 from pathlib import Path
@@ -19,7 +19,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
@@ -113,6 +113,39 @@ class Server:
             await trio.aclose_forcefully(stream)
 
 
+class _Gone(Exception):
+    """The client left while its next request waited for the response to the one before."""
+
+
+class _Turn(EventWrapper):
+    """What hypercorn waits for between pipelined requests; meanwhile `notice` reads on.
+
+    Args:
+        notice: returns when the client is gone.
+    """
+
+    def __init__(self, notice: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._notice = notice
+
+    async def wait(self) -> None:
+        """Raises _Gone."""
+        gone = False
+
+        async def watch_client() -> None:
+            nonlocal gone
+            await self._notice()
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_client)
+            await super().wait()
+            nursery.cancel_scope.cancel()
+        if gone:
+            raise _Gone
+
+
 class _Protocol(H11Protocol):
     """Adds the reason phrases that hypercorn leaves out; clients show them to users."""
 
@@ -161,12 +194,15 @@ class _Connection:
                 parse_socket_addr(socket.family, socket.getsockname()),
                 self._send,
             )
+            self._protocol.can_read = _Turn(self._until_gone)
             try:
                 await self._protocol.initiate()
                 await self._idle.restart(self._tasks, self._close_when_idle)
                 await self._read()
             except (H2ProtocolAssumedError, H2CProtocolRequiredError):
                 pass  # HTTP/2 is not offered
+            except _Gone:
+                await self._protocol.handle(Closed())
             finally:
                 await self._close()
                 await self._idle.stop()
@@ -198,6 +234,19 @@ class _Connection:
                 data = b""
             await self._protocol.handle(RawData(data) if data else Closed())
             await self._until_taken()
+
+    async def _until_gone(self) -> None:
+        """Keep what else the client sends ahead, within bounds, until it leaves."""
+        ahead = 0
+        while ahead <= MAX_HEAD:
+            try:
+                data = bytes(await self._stream.receive_some(RECEIVE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            ahead += len(data)
+            self._protocol.connection.receive_data(data)
 
     async def _until_taken(self) -> None:
         """Read no further while the application leaves much of the body unread.

@@ -61,11 +61,15 @@ async def watch(api: Api, request: Request, send: Send, target: Target) -> None:
 
 
 def _with_deadline(api: Api, options: ListOptions, target: Target) -> ListOptions:
-    """A watch without timeout lasts half an hour to an hour; one path of the old form names an object."""
+    """A watch without timeout lasts half an hour to an hour; one path of the old form names an object.
+
+    The caller may watch that object only, whatever else the field selector says.
+    """
     if options.timeout_s is None:
         options = replace(options, timeout_s=MIN_WATCH_S * (1 + api.core.rng.random()))
-    if target.name and not options.fields:
-        options = replace(options, fields=f"metadata.name={target.name}")
+    if target.name:
+        named = f"metadata.name={target.name}"
+        options = replace(options, fields=f"{named},{options.fields}" if options.fields else named)
     return options
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 from typing import Any
 
 from mesh_local.kubelet.shim import syscalls as sys_
@@ -46,7 +47,8 @@ def become(spec: Spec, directory: str) -> None:
     os.umask(0o022)
     os.makedirs(spec["cwd"], exist_ok=True)
     if spec["readonly_root"]:
-        for path in ("/", *spec["fresh"]):
+        volumes = {os.path.realpath(bind["target"]) for bind in spec["binds"]}
+        for path in {"/", *spec["fresh"]} - volumes:
             _restrict(path, sys_.MS_RDONLY)
     take_identity(spec)
     execute(spec, spec["argv"])
@@ -57,6 +59,8 @@ def enter(spec: Spec, pidfd: int, argv: list[str]) -> None:
 
     The process is in the container's PID namespace already, as every child of the shim is.
     """
+    # Until exec this is the shim's program with its descriptors: nobody in the container may look into it.
+    sys_.prctl(sys_.PR_SET_DUMPABLE, 0)
     sys_.setns(pidfd, sys_.CLONE_NEWNS | sys_.CLONE_NEWUTS | sys_.CLONE_NEWIPC | sys_.CLONE_NEWNET)
     os.umask(0o022)
     take_identity(spec)
@@ -82,23 +86,36 @@ def _build_root(spec: Spec, directory: str) -> None:
     for path in (upper, work, root):
         os.mkdir(path, 0o755)
     mount("overlay", root, "overlay", devices, f"lowerdir=/,upperdir={upper},workdir={work}")
+    # Everything of the host is taken in hand before the container's root: from then on no path leads to
+    # the host, whatever mount points and symlinks the container and its volumes choose.
+    seen = [(path, sys_.open_tree(_opened(path), recursive=False)) for path in spec["host_mounts"]]
+    binds = [(bind, sys_.open_tree(_opened(bind["source"]), recursive=True)) for bind in spec["binds"]]
+    kernel = ["/dev"] if spec["privileged"] else [f"/dev/{name}" for name in _DEVICES]
+    device_trees = [(path, sys_.open_tree(_opened(path), recursive=True)) for path in kernel]
     os.mkdir(root + _OLD)
     sys_.pivot_root(root, root + _OLD)
     os.chdir("/")
-    for path in spec["host_mounts"]:
-        _bind(_OLD + path, path, sys_.MS_RDONLY | devices, recursive=False)
+    sys_.unmount(_OLD)
+    os.rmdir(_OLD)
+    for path, tree in seen:
+        _attach(tree, path, sys_.MS_RDONLY | devices)
     for path in spec["fresh"]:
         if os.path.isdir(path):
             mount("tmpfs", path, "tmpfs", sys_.MS_NODEV | sys_.MS_NOSUID, f"mode={spec['fresh'][path]}")
     for path in spec["hidden"]:
         if os.path.isdir(path):
             mount("tmpfs", path, "tmpfs", sys_.MS_RDONLY, "mode=0755,size=4k")
-    _kernel_file_systems(bool(spec["privileged"]))
-    for bind in spec["binds"]:
-        readonly = sys_.MS_RDONLY if bind["readonly"] else 0
-        _bind(_OLD + bind["source"], bind["target"], readonly | devices, recursive=True)
-    sys_.unmount(_OLD)
-    os.rmdir(_OLD)
+    _kernel_file_systems(bool(spec["privileged"]), device_trees)
+    for bind, tree in binds:
+        _attach(tree, bind["target"], (sys_.MS_RDONLY if bind["readonly"] else 0) | devices)
+
+
+def _opened(path: str) -> int:
+    """The host's file of this path. Raises StartError if a symlink, put there just now, leads elsewhere."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    if os.readlink(f"/proc/self/fd/{fd}") != path:
+        raise StartError(f"{path}: it leads elsewhere")
+    return fd
 
 
 def _restrict(path: str, flags: int) -> None:
@@ -107,25 +124,29 @@ def _restrict(path: str, flags: int) -> None:
     mount(None, path, None, sys_.MS_REMOUNT | sys_.MS_BIND | kept | flags)
 
 
-def _bind(source: str, target: str, flags: int, recursive: bool) -> None:
+def _attach(tree: int, target: str, flags: int) -> None:
+    """Mount a detached tree, and close it."""
     target = os.path.realpath(target)
-    if os.path.isdir(source):
+    if stat.S_ISDIR(os.fstat(tree).st_mode):
         os.makedirs(target, exist_ok=True)
     elif not os.path.lexists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    mount(source, target, None, sys_.MS_BIND | (sys_.MS_REC if recursive else 0))
+    sys_.move_mount(tree, target)
+    os.close(tree)
     if flags:
         _restrict(target, flags)
 
 
-def _kernel_file_systems(privileged: bool) -> None:
+def _kernel_file_systems(privileged: bool, device_trees: list[tuple[str, int]]) -> None:
     safe = sys_.MS_NOSUID | sys_.MS_NODEV | sys_.MS_NOEXEC
     mount("proc", "/proc", "proc", safe)
     mount("sysfs", "/sys", "sysfs", safe | (0 if privileged else sys_.MS_RDONLY))
-    if privileged:
-        mount(_OLD + "/dev", "/dev", None, sys_.MS_BIND | sys_.MS_REC)
-    else:
+    if not privileged:
+        mount("tmpfs", "/dev", "tmpfs", sys_.MS_NOSUID | sys_.MS_NODEV, "mode=755,size=65536k")
+    for path, tree in device_trees:
+        _attach(tree, path, 0)
+    if not privileged:
         _devices()
         for path in _MASKED_FILES:
             if os.path.exists(path):
@@ -137,10 +158,6 @@ def _kernel_file_systems(privileged: bool) -> None:
 
 
 def _devices() -> None:
-    mount("tmpfs", "/dev", "tmpfs", sys_.MS_NOSUID | sys_.MS_NODEV, "mode=755,size=65536k")
-    for name in _DEVICES:
-        os.close(os.open(f"/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-        mount(f"{_OLD}/dev/{name}", f"/dev/{name}", None, sys_.MS_BIND)
     for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"/dev/{name}")
     os.mkdir("/dev/pts")

@@ -1,5 +1,6 @@
 """A container's output as a log in the CRI form: `TIME STREAM TAG TEXT`; tag P marks a part of a line."""
 
+import contextlib
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ class LogFile:
         self._max = max_bytes
         self._fd = self._open()
         self._size = 0
+        self._failing = False
 
     def _open(self) -> int:
         return os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o640)
@@ -30,9 +32,13 @@ class LogFile:
     def write(self, data: bytes) -> None:
         try:
             self._write(data)
+            self._failing = False
         except OSError as exc:
-            # A full disk costs lines of the log, not the container's life.
-            print(f"cannot write the log: {exc.strerror}", file=sys.stderr)
+            # A full disk costs lines of the log, not the container's life; it may not even take this message.
+            if not self._failing:
+                with contextlib.suppress(OSError):
+                    os.write(sys.stderr.fileno(), f"cannot write the log: {exc.strerror}\n".encode())
+            self._failing = True
 
     def _write(self, data: bytes) -> None:
         if self._size and self._size + len(data) > self._max:

@@ -93,9 +93,18 @@ def _report(value: dict[str, str]) -> bool:
 
 
 def _spawn(become: Any, out: int, err: int) -> tuple[int, str]:
-    """Fork a child that runs `become`; its pid, and what kept it from its program ('' for nothing)."""
+    """Fork a child that runs `become`; its pid, and what kept it from its program ('' for nothing).
+
+    Raises:
+        OSError: there is no child.
+    """
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(error_read)
+        os.close(error_write)
+        raise
     if pid == 0:
         _child(become, out, err, error_write)
     os.close(error_write)
@@ -226,8 +235,14 @@ class _Loop:
         argv = json.loads(command.request)["argv"]
         command.read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         spec, pidfd = self._spec, self._pidfd
-        pid, error = _spawn(lambda: container.enter(spec, pidfd, argv), write_fd, write_fd)
-        os.close(write_fd)
+        try:
+            pid, error = _spawn(lambda: container.enter(spec, pidfd, argv), write_fd, write_fd)
+        except OSError as exc:
+            # The container has just ended: its PID namespace takes no process any more.
+            self._answer(command, {"error": f"the command cannot be started: {exc.strerror}"})
+            return
+        finally:
+            os.close(write_fd)
         if error:
             os.waitpid(pid, 0)
             self._answer(command, {"error": error})

@@ -8,6 +8,7 @@ import trio
 
 from mesh_local.apiserver.types import Attributes, Decision, LogOptions, User
 from mesh_local.machinery import errors
+from mesh_local.machinery.objects import copy
 from tests.support.local_api import ADMIN, local_api
 from tests.support.local_http import Browser
 
@@ -371,6 +372,68 @@ def test_wrong_log_options_are_refused(tmp_path, query, message):
         assert (answer.status, answer.json["message"]) == (422, f'PodLogOptions "p" is invalid: {message}')
 
     run(tmp_path, test, log_source=Logs())
+
+
+def test_every_answer_about_a_deprecated_kind_says_so(tmp_path):
+    text = '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
+    path = "/api/v1/namespaces/ns/endpoints"
+
+    async def test(http, local):
+        await local.client.create("namespaces", {"metadata": {"name": "ns"}})
+        assert (await http("POST", path, {"metadata": {"name": "e"}})).header("warning") == text
+        for asked in (path, f"{path}/e", f"{path}?watch=true&timeoutSeconds=1"):
+            answer = await http("GET", asked)
+            assert (answer.status, answer.header("warning")) == (200, text)
+        answer = await http("GET", f"{path}/absent")
+        assert (answer.status, answer.header("warning")) == (404, text)
+        assert (await http("GET", "/api/v1/namespaces/ns/services")).header("warning") is None
+
+    run(tmp_path, test)
+
+
+class Seen:
+    """An admission plugin that changes the audience of tokens."""
+
+    def __init__(self):
+        self.objects = []
+
+    async def mutate(self, request):
+        if request.subresource == "token":
+            assert (request.operation, request.kind.kind, request.name) == ("CREATE", "ServiceAccount", "bot")
+            self.objects.append(copy(request.object))
+            request.object["spec"]["audiences"] = ["changed"]
+            request.warnings.append("careful")
+
+    async def validate(self, request):
+        if request.object and request.object["metadata"].get("namespace") == "closed":
+            raise errors.forbidden("serviceaccounts", "", request.name, "closed")
+
+
+def test_a_token_request_is_admitted(tmp_path):
+    seen, calls = Seen(), []
+
+    async def token(call):
+        calls.append(call)
+        return {"status": {"token": "t"}}
+
+    async def test(http, local):
+        local.api.register("serviceaccounts", "token", token)
+        answer = await http("POST", "/api/v1/namespaces/ns/serviceaccounts/bot/token", {"spec": {}})
+        assert (answer.status, answer.header("warning")) == (201, '299 - "careful"')
+        assert seen.objects == [
+            {
+                "kind": "TokenRequest",
+                "apiVersion": "authentication.k8s.io/v1",
+                "metadata": {"namespace": "ns"},
+                "spec": {"audiences": None, "expirationSeconds": 3600, "boundObjectRef": None},
+                "status": {"token": "", "expirationTimestamp": None},
+            }
+        ]
+        assert calls[0].body["spec"]["audiences"] == ["changed"]
+        answer = await http("POST", "/api/v1/namespaces/closed/serviceaccounts/bot/token", {"spec": {}})
+        assert (answer.status, len(calls)) == (403, 1)
+
+    run(tmp_path, test, plugins=[seen])
 
 
 def test_endpoints_of_others_get_decoded_calls_and_http_endpoints_the_connection(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 import trio
+import trio.testing
 
 from mesh_local.apiserver.auth.pki import Pki
 from mesh_local.apiserver.types import Decision
@@ -172,6 +174,62 @@ def test_a_watcher_that_leaves_is_noticed(tmp_path):
         while local.store.watchers("configmaps"):
             await trio.sleep(0.01)
         await all_closed(server)
+
+    run(tmp_path, test)
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path):
+    async def test(server, local):
+        async with connect(server, client_context(server)) as stream:
+            paths = (b"/healthz", b"/nothing", b"/version")
+            await stream.send_all(b"".join(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in paths))
+            data = await read_until(stream, b"gitVersion")
+            assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404", b"200"]
+
+    run(tmp_path, test)
+
+
+WATCH = b"GET /api/v1/configmaps?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "later"])
+def test_a_watcher_that_leaves_with_a_request_waiting_is_noticed(tmp_path, together):
+    async def test(server, local):
+        async with connect(server, client_context(server)) as stream:
+            await stream.send_all(WATCH * 2 if together else WATCH)
+            await read_until(stream, b"\r\n\r\n")
+            if not together:
+                await stream.send_all(WATCH)
+                await stream.send_all(WATCH)
+        await all_closed(server)
+        assert not local.store.watchers("configmaps")
+
+    run(tmp_path, test)
+
+
+def test_a_client_that_sends_too_much_ahead_is_cut_off(tmp_path):
+    async def test(server, local):
+        async with connect(server, client_context(server)) as stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(WATCH * 10_000)
+            await all_closed(server)
+        assert not local.store.watchers("configmaps")
+
+    run(tmp_path, test)
+
+
+def test_a_refusal_waits_for_the_body_so_that_the_connection_can_go_on(tmp_path):
+    async def test(server, local):
+        async with connect(server, client_context(server)) as stream:
+            for request in (b"GET /healthz", b"POST /nothing", b"GET /api/v1/namespaces/a/configmaps"):
+                head = request + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+                await stream.send_all(head)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                await stream.send_all(b"hello")
+                answer = await read_until(stream, b"\r\n\r\n")
+                assert b"close" not in answer.lower()
+            await stream.send_all(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b"gitVersion" in await read_all(stream)
 
     run(tmp_path, test)
 

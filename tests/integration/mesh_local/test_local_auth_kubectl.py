@@ -252,6 +252,14 @@ def test_the_proxy_of_a_service(tmp_path: Path) -> None:
         )
         idle = await world.kubectl("get", "--raw", f"{base}/x", check=False)
         assert idle == 'Error from server (ServiceUnavailable): no endpoints available for service "web"\n'
+        metadata = {"name": "web-0", "namespace": "default"}
+        containers = [{"name": "c", "image": "i"}]
+        pod = await world.local.client.create(
+            "pods", {"metadata": metadata, "spec": {"containers": containers}}
+        )
+        status = {"podIP": "10.1.0.5", "podIPs": [{"ip": "10.1.0.5"}]}
+        await world.local.client.update("pods", {**pod, "status": status}, subresource="status")
+        target = {"kind": "Pod", "namespace": "default", "name": "web-0"}
         async with serving(hello, None) as backend:
             labels = {"kubernetes.io/service-name": "web"}
             await world.local.client.create(
@@ -259,7 +267,7 @@ def test_the_proxy_of_a_service(tmp_path: Path) -> None:
                 {
                     "metadata": {"name": "web-1", "namespace": "default", "labels": labels},
                     "addressType": "IPv4",
-                    "endpoints": [{"addresses": ["10.1.0.5"], "conditions": {"ready": True}}],
+                    "endpoints": [{"addresses": ["10.1.0.5"], "targetRef": target}],
                     "ports": [{"name": "", "port": backend.port}],
                 },
             )

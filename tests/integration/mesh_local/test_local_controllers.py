@@ -1,6 +1,6 @@
 """The controllers together, on a real API server in process, with RBAC and a kubelet that writes status."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,14 @@ async def follow(c: Cluster, resource: str, take: Callable[[WatchEvent], None]) 
     async with c.client.watch(resource, "t") as events:
         async for event in events:
             take(event)
+
+
+async def _until_deleted(events: AsyncIterator[WatchEvent], name: str) -> AsyncIterator[WatchEvent]:
+    async for event in events:
+        if name_of(event.object) == name:
+            yield event
+            if event.type == "DELETED":
+                return
 
 
 async def rolled_out(c: Cluster, name: str = "web") -> dict:
@@ -425,7 +433,12 @@ def test_namespace_takes_its_custom_resources_along(run):
         await serve_widgets(c)
         widget = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}}
         await c.client.create("widgets.example.com", widget, "t")
-        await c.client.delete("namespaces", "t")
+        async with c.client.watch("namespaces") as events:
+            await c.client.delete("namespaces", "t")
+            last = [e.object async for e in _until_deleted(events, "t")][-1]
+        said = {found["type"]: found["status"] for found in last["status"]["conditions"]}
+        assert len(said) == 5
+        assert set(said.values()) == {"False"}
         await gone(c, "namespaces", "t", "")
         assert await c.list("widgets.example.com") == []
 

@@ -143,6 +143,10 @@ def test_an_event_of_either_version_is_seen_in_both(tmp_path: Path) -> None:
             listed = await client.list("events.events.k8s.io", "t", fields="regarding.name=p")
             assert [i["note"] for i in listed.items] == ["n"]
             assert (await client.list("events", "t", fields="involvedObject.name=q")).items == []
+            del event["eventTime"]
+            with pytest.raises(ApiError) as caught:
+                await client.create("events.events.k8s.io", event, "t")
+            assert caught.value.message == 'Event "e" is invalid: eventTime: Required value'
 
     trio.run(main)
 

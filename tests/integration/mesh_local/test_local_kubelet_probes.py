@@ -110,6 +110,17 @@ def test_redirects_are_followed_on_the_same_host() -> None:
     assert len(seen) == 1
 
 
+def test_what_is_no_url_and_no_header_is_a_failed_check() -> None:
+    found = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+    for location in (b"http://[", b"http://127.0.0.1:99999/", b"http://127.0.0.1:x/"):
+        serve, _ = answering(found % location)
+        assert probe(http(), serve).startswith('Get "http://127.0.0.1:')
+    serve, _ = answering()
+    assert "Illegal header value" in probe(http(httpHeaders=[{"name": "X", "value": "a\nb"}]), serve)
+    assert "Illegal target" in probe(http(path="/a b"), serve)
+    assert probe(http(path="/\u00e9"), serve).startswith("Get ")
+
+
 def test_what_does_not_answer() -> None:
     async def silent(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

@@ -72,7 +72,21 @@ class World:
         self.node = LoopbackDialer()
         self.proxy = ProxyEndpoint(self.reader, ServiceResolver(self.reader, self.node, random.Random(1)))
 
-    def service(self, port: int, name: str = "web", ready: bool = True, port_name: str = "") -> None:
+    def pod(self, name: str, ip: str) -> None:
+        status = {"podIP": ip, "podIPs": [{"ip": ip}]}
+        metadata = {"name": name, "namespace": "d"}
+        self.reader.put("pods", {"metadata": metadata, "spec": {"containers": []}, "status": status})
+
+    def service(
+        self,
+        port: int,
+        name: str = "web",
+        ready: bool = True,
+        port_name: str = "",
+        target: Object | None = None,
+    ) -> None:
+        self.pod("web-0", "10.1.0.5")
+        target = {"kind": "Pod", "namespace": "d", "name": "web-0"} if target is None else target
         unnamed: Object = {"port": 80} | ({"name": port_name} if port_name else {})
         spec = {"type": "ClusterIP", "ports": [unnamed]}
         self.reader.put("services", {"metadata": {"name": name, "namespace": "d"}, "spec": spec})
@@ -81,7 +95,9 @@ class World:
             "endpointslices.discovery.k8s.io",
             {
                 "metadata": {"name": f"{name}-x", "namespace": "d", "labels": labels},
-                "endpoints": [{"addresses": ["10.1.0.5"], "conditions": {"ready": ready}}],
+                "endpoints": [
+                    {"addresses": ["10.1.0.5"], "conditions": {"ready": ready}, "targetRef": target}
+                ],
                 "ports": [{"name": port_name, "port": port}],
             },
         )
@@ -228,6 +244,39 @@ def test_no_endpoints_and_no_service() -> None:
         assert caught.value.code == 503
         with pytest.raises(ApiError, match=r'^services "absent" not found$'):
             await world.ask("absent")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param({}, id="no target"),
+        pytest.param({"kind": "Node", "namespace": "d", "name": "web-0"}, id="no pod"),
+        pytest.param({"kind": "Pod", "namespace": "d", "name": "gone"}, id="an absent pod"),
+        pytest.param({"kind": "Pod", "namespace": "d", "name": "other"}, id="a pod with another address"),
+        pytest.param({"kind": "Pod", "namespace": "e", "name": "web-0"}, id="a pod of another namespace"),
+    ],
+)
+def test_an_endpoint_that_is_no_pod_is_not_asked(target: Object) -> None:
+    async def test(world: World, server: Server) -> None:
+        world.pod("other", "10.1.0.6")
+        world.service(server.port, target=target)
+        with pytest.raises(ApiError) as refused:
+            await world.ask()
+        assert refused.value.message == 'no endpoints available for service "web"'
+        assert not server.asked
+
+    run(test)
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1", "169.254.1.1", "0.0.0.0", "nonsense", ""])
+def test_an_address_that_no_pod_can_have_is_not_asked(ip: str) -> None:
+    async def test(world: World, server: Server) -> None:
+        world.pod("odd", ip)
+        with pytest.raises(ApiError) as refused:
+            await world.ask(f"odd:{server.port}", resource="pods")
+        assert (refused.value.code, refused.value.message) == (400, "address not allowed")
 
     run(test)
 

@@ -497,6 +497,7 @@ def test_answers_of_the_wrong_shape(world: World) -> None:
     for handler in (
         constant(Reply(body=b"<html>")),
         constant(Reply(body=b"")),
+        constant(Reply(body=b"[" * 100_000)),
         answering({"allowed": "yes"}),
         answering({"allowed": True, "warnings": "one"}),
         answering({"allowed": True, "patchType": "JSONPatch", "patch": "%%%"}),
@@ -529,6 +530,13 @@ def test_patches_that_do_not_apply_fail_whatever_the_policy(
     for policy in ("Fail", "Ignore"):
         error = failure_of(world, patching(operation), failurePolicy=policy)
         assert (error.code, error.message) == (500, f"Internal error occurred: {text}")
+
+
+def test_a_patch_that_nests_too_deep(world: World) -> None:
+    deep = base64.b64encode(b"[" * 100_000).decode()
+    error = failure_of(world, answering({"allowed": True, "patchType": "JSONPatch", "patch": deep}))
+    assert error.code == 500
+    assert "cannot be decoded" in error.message
 
 
 # Calls that fail
@@ -650,9 +658,12 @@ def test_no_tls_and_no_http(world: World) -> None:
     assert trio.run(run, silent).endswith((": EOF", "read: connection reset by peer"))
 
 
-def test_unknown_host(world: World) -> None:
-    hook = world.hook(1, clientConfig={"url": "https://no-such-host.invalid/x"})
-    assert refused(world, hook).message.endswith(": dial tcp: lookup no-such-host.invalid: no such host")
+@pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 70}.invalid", ".invalid", "a..invalid"])
+def test_unknown_host(world: World, host: str) -> None:
+    hook = world.hook(1, clientConfig={"url": f"https://{host}/x"})
+    assert refused(world, hook).message.endswith(f": dial tcp: lookup {host}: no such host")
+    world.configure({**hook, "failurePolicy": "Ignore"})
+    trio.run(world.mutate, creation())
 
 
 def test_every_address_of_a_host_is_tried(world: World) -> None:

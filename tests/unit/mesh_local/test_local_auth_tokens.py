@@ -46,7 +46,7 @@ class World:
         return trio.run(run)
 
     def request(self, name: str = "bot", **spec: Any) -> Object:
-        return self.call(SERVICE_ACCOUNT, {"spec": spec}, name, "t9", "token")
+        return self.call(SERVICE_ACCOUNT, {"spec": {"expirationSeconds": 3600} | spec}, name, "t9", "token")
 
     def token(self, **spec: Any) -> str:
         return str(self.request(**spec)["status"]["token"])

@@ -275,7 +275,7 @@ def test_every_version_is_stored_as_one():
 
 def test_a_deprecated_version_warns():
     (kind,) = kinds_of(crd_with({"type": "object"}, deprecated=True))
-    assert kind.warnings({}) == ["shop.example/v1 Thing is deprecated"]
+    assert kind.deprecation == "shop.example/v1 Thing is deprecated"
 
 
 def test_selectable_fields_become_field_selectors():

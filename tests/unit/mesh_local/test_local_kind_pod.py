@@ -295,6 +295,13 @@ def test_a_write_to_status_leaves_the_spec_alone() -> None:
     assert new["status"] == {"phase": "Running", "qosClass": "BestEffort"}
 
 
+def test_times_of_a_condition_that_nobody_set_are_null() -> None:
+    obj = {**pod(), "status": {"conditions": [{"type": "example.com/gate", "status": "True"}]}}
+    POD.default(obj)
+    (found,) = obj["status"]["conditions"]
+    assert (found["lastProbeTime"], found["lastTransitionTime"]) == (None, None)
+
+
 def test_warnings() -> None:
     env = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
     assert POD.warnings(pod({"name": "c", "image": "x", "env": env})) == [

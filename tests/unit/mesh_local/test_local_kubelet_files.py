@@ -11,7 +11,7 @@ from mesh_local.kubelet.atomic import File, check_path, write
 from mesh_local.kubelet.fields import Node
 from mesh_local.kubelet.payload import Context, common_user, files_of
 from mesh_local.kubelet.types import VolumeError
-from mesh_local.kubelet.volumes import check_host_path, sub_path
+from mesh_local.kubelet.volumes import _make_below, check_host_path, sub_path
 from mesh_local.machinery.objects import Object
 from tests.support.local_kubelet import MOMENT
 
@@ -105,9 +105,21 @@ def test_sub_paths_do_not_follow_links_out(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "out").symlink_to("/etc")
-    assert sub_path(root, "new/dir").is_dir()
+    root.chmod(0o777)
+    made = sub_path(root, "new/dir")
+    assert (made.stat().st_mode & 0o777, made.parent.stat().st_mode & 0o777) == (0o777, 0o777)
+    assert sub_path(root, ".") == root
     with pytest.raises(VolumeError, match="leads out of the volume"):
         sub_path(root, "out/passwd")
+
+
+def test_a_symlink_that_appears_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="Not a directory"):
+        _make_below(root, ["a", "b"])
+    assert not (tmp_path / "b").exists()
 
 
 def test_host_paths_are_what_they_are_said_to_be(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from mesh_local.kubelet.logs import PodLogs, last_lines
+from mesh_local.kubelet.logs import PodLogs, _complete, last_lines
 from mesh_local.kubelet.runtime import Runtime
 from mesh_local.kubelet.shim.pump import LINE_BYTES, LogFile, Stream
 from mesh_local.machinery.errors import ApiError
@@ -101,6 +101,27 @@ def test_what_is_shown(tmp_path: Path) -> None:
     older = tmp_path / "pods/u/containers/a/1/log.1"
     older.write_bytes(b"2026-01-01T00:00:00.000000000Z stdout F zero\n")
     assert read(tmp_path, one) == "zero\none\ntwo\nthree\n"
+
+
+def test_a_full_disk_costs_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    log = LogFile(str(tmp_path / "log"), 1000)
+    with open("/dev/full", "w", buffering=1) as no_room:
+        monkeypatch.setattr("sys.stderr", no_room)
+        log.write(b"a\n")
+        log.write(b"b\n")
+
+
+def test_a_carriage_return_ends_no_line(tmp_path: Path) -> None:
+    entry = b"2026-01-01T00:00:01.000000000Z stdout F 10%\r20% of it\x0c\x1c\n"
+    directory = Runtime(tmp_path / "pods").directory("u", "a", 1)
+    directory.mkdir(parents=True)
+    (directory / "exit.json").touch()
+    (directory / "log.1").write_bytes(entry)
+    assert read(tmp_path, pod(RUNNING), follow=True).startswith("10%\r20% of it\x0c\x1c\none\n")
+    (directory / "log").write_bytes(entry)
+    lines, rest = [entry], b"2026-"
+    assert _complete(entry + rest) == (rest, lines)
 
 
 def test_which_attempt_is_shown(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mesh_local.kubelet.runtime import Container, Runtime
+from mesh_local.kubelet.runtime import Container, Runtime, StartFailed
 from mesh_local.kubelet.shim.supervisor import exit_code, start_time
 from tests.support.local_kubelet import MOMENT
 
@@ -51,6 +51,15 @@ def test_what_is_on_file(tmp_path: Path) -> None:
     assert runtime.uids() == []
     runtime.close()
     assert not runtime.pods.exists()
+
+
+def test_a_container_whose_files_cannot_be_written_does_not_start(tmp_path: Path) -> None:
+    runtime = Runtime(tmp_path / "pods")
+    directory = runtime.directory("u", "c", 0)
+    directory.parent.parent.mkdir(parents=True)
+    directory.parent.touch()  # a file in the place of the directory
+    with pytest.raises(StartFailed, match=f"cannot prepare {directory}: Not a directory"):
+        trio.run(runtime.start, "u", "c", 0, {})
 
 
 @pytest.mark.parametrize(

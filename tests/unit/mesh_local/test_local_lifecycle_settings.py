@@ -1,5 +1,6 @@
 """What is checked before a cluster is started, and what is kept of its settings."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -81,5 +82,35 @@ def test_the_prefix_is_readable_by_everybody_and_starts_its_programs(tmp_path: P
     assert (target / "lib" / "mesh_proxy" / "app.py").is_file()
     assert (target / "lib" / "trio" / "__init__.py").is_file()
     assert not (target / "lib" / "mesh_local").exists()
-    for path in target.rglob("*"):
+    for path in (target, *target.rglob("*")):
         assert path.is_symlink() or path.stat().st_mode & 0o004
+
+
+def test_containers_that_run_keep_the_code_they_see(tmp_path: Path) -> None:
+    target = tmp_path / "prefix"
+    prefix.install(target)
+    seen = os.open(target, os.O_RDONLY | os.O_DIRECTORY)  # as a mount, it stays with the directory
+    try:
+        prefix.install(target, in_use=True)
+        os.stat("lib/mesh_proxy/app.py", dir_fd=seen)
+        prefix.install(target)
+        with pytest.raises(FileNotFoundError):
+            os.stat("lib/mesh_proxy/app.py", dir_fd=seen)
+    finally:
+        os.close(seen)
+    assert os.listdir(tmp_path) == ["prefix"]
+
+
+def test_the_state_is_for_root_only(places: Places) -> None:
+    write_choices(places, Choices(6443, "dual"))
+    assert places.state.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_two_clusters_are_promised_one_port(places: Places) -> None:
+    with settings.choosing():
+        first = preflight.choose_port(None, None, settings.promised_ports(places))
+        write_choices(places, Choices(first, "dual"))
+        (settings.STATE_ROOT / "Not a cluster").mkdir()
+        other = settings.promised_ports(Places("b"))
+        assert other == {first}
+        assert preflight.choose_port(None, None, other) > first

@@ -174,3 +174,13 @@ def test_what_is_not_an_address_is_left_out():
     text = v4(a, slices=[slice_of("a", end("10.244.0.2\n-A INPUT -j DROP"))])
     assert "ACCEPT" not in text
     assert "DROP" not in text
+    a = service("a", "10.96.0.1", type="LoadBalancer", externalIPs=["fd00::1%\n-A INPUT -j DROP"])
+    a["spec"]["loadBalancerSourceRanges"] = ["10.0.0.0/8 -j ACCEPT", "fd00::%\n-A X/64", " 10.1.2.3/8 "]
+    a["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"ip": "fd00::2%\n-A INPUT -j DROP"}]}}
+    slices = [slice_of("a", end("10.244.0.2"))]
+    result = plan([a], slices, (IPV4, IPV6))
+    for text in result.texts.values():
+        assert "ACCEPT" not in text
+        assert "DROP" not in text
+        assert "%" not in text
+    assert "-A TM-SERVICES -s 10.0.0.0/8 -d 192.0.2.2/32" in result.texts[4]

@@ -107,6 +107,21 @@ def test_history_is_bounded_in_number_and_age(tmp_path, clock):
     store.close()
 
 
+def test_history_is_bounded_in_bytes(tmp_path, clock):
+    store = Store(tmp_path / "state.db", clock=clock, history_bytes=3_000)
+    first = store.version
+    big = [store.create("things", thing(f"c{i}", x="x" * 1_000)) for i in range(3)]
+    assert store.oldest == first + 1
+    for obj in big:
+        store.delete("things", obj)
+    assert store.oldest == first + 1  # what is deleted is remembered once
+    store.create("things", thing("d", x="x" * 10_000))
+    assert store.oldest == store.version
+    store.create("things", thing("e"))
+    assert names(store.list_at("things", "", store.version - 1)) == ["d"]
+    store.close()
+
+
 def test_a_subscription_gives_the_past_and_then_the_present(store):
     async def main():
         since = store.version
