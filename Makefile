@@ -46,9 +46,9 @@ soak: setup ## long runs: an hour of mixed traffic by default (SOAK_S=seconds)
 	$(BIN)/python -m bench.soak
 
 lock: setup ## resolve the dependency locks anew
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 	  --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header \
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 	  --allow-unsafe --strip-extras --extra local --extra dev -o requirements/dev.txt pyproject.toml
 
 clean: ## remove what the targets made

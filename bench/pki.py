@@ -46,7 +46,8 @@ class Pki:
         async with trio.open_nursery() as nursery:
             for side in SIDES:
                 who = service.SocketAuthenticator(identity(side))
-                await nursery.start(service.serve, str(self.socket(side)), lambda: self.authority, who)
+                signing = service.Service(lambda: self.authority, who)
+                await nursery.start(service.serve, str(self.socket(side)), signing)
             task_status.started()
 
 

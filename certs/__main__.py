@@ -21,7 +21,7 @@ from certs.authority import Authority, AuthorityError
 from certs.bundle import BundleError, fingerprint
 from certs.clock import wall_clock
 from certs.identity import IdentityError, SpiffeId
-from certs.service import ServiceError, SocketAuthenticator, serve
+from certs.service import Service, ServiceError, SocketAuthenticator, serve
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -268,12 +268,11 @@ async def _serve(
                 await nursery.start(
                     lambda path=path, identity=identity, *, task_status: serve(
                         path,
-                        live.get,
-                        SocketAuthenticator(identity),
-                        lifetime_s=lifetime_s,
+                        Service(
+                            live.get, SocketAuthenticator(identity), lifetime_s=lifetime_s, on_event=_log
+                        ),
                         mode=mode,
                         owner=owner,
-                        on_event=_log,
                         task_status=task_status,
                     )
                 )

@@ -7,6 +7,7 @@ public key.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -350,6 +351,19 @@ class Authority:
             raise AuthorityError(
                 f"identity: expected trust domain {self.trust_domain}, got {identity.trust_domain}"
             )
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self.issue(_csr_key(csr_pem), names, usages, now, lifetime)
+
+    def issue(
+        self,
+        public: ec.EllipticCurvePublicKey,
+        names: x509.SubjectAlternativeName,
+        usages: Sequence[x509.ObjectIdentifier],
+        now: datetime,
+        lifetime: timedelta,
+    ) -> bytes:
+        """A leaf for `public` with these names and extended key usages; otherwise as `sign`, which see."""
         now = _aware(now)
         if lifetime < timedelta(seconds=1):
             raise AuthorityError(f"lifetime: expected a second or more, got {lifetime}")
@@ -358,7 +372,6 @@ class Authority:
             raise AuthorityError(
                 f"lifetime: expected an end before the issuer's, {self.not_after:%Y-%m-%dT%H:%M:%SZ}"
             )
-        public = _csr_key(csr_pem)
         leaf = (
             x509.CertificateBuilder(subject_name=x509.Name([]), issuer_name=self.cert.subject)
             .public_key(public)
@@ -367,14 +380,9 @@ class Authority:
             .not_valid_after((now + lifetime).replace(microsecond=0))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(leaf=True), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             # Critical because the subject is empty (RFC 5280 section 4.2.1.6).
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True
-            )
+            .add_extension(names, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(self._key_id(), critical=False)
             .sign(self.key, hashes.SHA256())

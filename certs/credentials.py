@@ -6,6 +6,7 @@ one), so a renewal makes new ones. Connections that are up keep theirs.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from certs.verify import Peer, PeerRejected, peer_identity
+from mesh_api.discovery import ALPN_DISCOVERY
 
 ALPN_HTTP1 = "triomesh-h1"
 """HTTP/1.1 inside."""
@@ -31,6 +33,31 @@ class CredentialsError(Exception):
     """Credentials that would not work; the message says which check failed."""
 
 
+class Material:
+    """A private key with its chain in a memory file, kept so that contexts can be made from it again.
+
+    Args:
+        fd: taken over; closed at the latest when the last credentials that hold this are gone.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @property
+    def path(self) -> str:
+        """Where OpenSSL reads it; no disk is behind that."""
+        return f"/proc/self/fd/{self._fd}"
+
+    def close(self) -> None:
+        """Forget the key; contexts that were made from it go on working."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class Credentials:
     """One generation of contexts. Times are unix seconds, those of the leaf."""
@@ -38,13 +65,17 @@ class Credentials:
     server: ssl.SSLContext = field(repr=False)
     """For the accepting side; speaks every protocol of `ALPN_ALL`."""
     client: Mapping[str, ssl.SSLContext] = field(repr=False)
-    """For the dialling side, by ALPN protocol: a context offers exactly one."""
+    """For the dialling side, by ALPN protocol (that of discovery too): a context offers exactly one."""
+    discovery: ssl.SSLContext = field(repr=False)
+    """For the control plane's side of the discovery stream."""
     identity: str
     trust_domain: str
     not_before: float
     not_after: float
     chain_pem: str = field(repr=False)
     bundle_pem: str = field(repr=False)
+    material: Material | None = field(repr=False, default=None, compare=False)
+    """The key, where it was kept: then `rebuild` and `open_server` work."""
 
 
 def _context(protocol: int, key_and_chain: str, bundle_pem: str, alpn: tuple[str, ...]) -> ssl.SSLContext:
@@ -115,13 +146,18 @@ def _bounded(what: str, pem: str, most: int) -> None:
 
 
 def build(
-    key_and_chain_path: str, chain_pem: str, bundle_pem: str, trust_domain: str, now: float
+    key_and_chain_path: str,
+    chain_pem: str,
+    bundle_pem: str,
+    trust_domain: str,
+    now: float,
+    material: Material | None = None,
 ) -> Credentials:
     """Contexts from a file with the private key and the chain, trusting `bundle_pem` and nothing else.
 
     TLS 1.3 (RFC 8446) only, certificates required both ways, no session tickets. Before it returns, both ends
     shake hands in memory for each ALPN protocol and must recognise each other. It takes some milliseconds of
-    CPU: call it from a thread. `now` is in unix seconds.
+    CPU: call it from a thread. `now` is in unix seconds; `material` is kept in the result.
 
     Raises CredentialsError; nothing that existed before has been changed then.
     """
@@ -129,40 +165,87 @@ def build(
     _bounded("trust bundle", bundle_pem, MAX_ROOTS)
     try:
         server = _context(ssl.PROTOCOL_TLS_SERVER, key_and_chain_path, bundle_pem, ALPN_ALL)
+        discovery = _context(ssl.PROTOCOL_TLS_SERVER, key_and_chain_path, bundle_pem, (ALPN_DISCOVERY,))
         client = {
             alpn: _context(ssl.PROTOCOL_TLS_CLIENT, key_and_chain_path, bundle_pem, (alpn,))
-            for alpn in ALPN_ALL
+            for alpn in (*ALPN_ALL, ALPN_DISCOVERY)
         }
     except (ssl.SSLError, OSError, ValueError) as exc:
         raise CredentialsError(f"expected a key with its chain, and roots: {exc}") from None
     for alpn, context in client.items():
-        peer = _try_out(context, server, alpn, trust_domain)
+        peer = _try_out(context, discovery if alpn == ALPN_DISCOVERY else server, alpn, trust_domain)
     if not peer.not_before <= now < peer.not_after:
         raise CredentialsError(
             f"leaf: expected one in force at {now:.0f}, got {peer.not_before:.0f} to {peer.not_after:.0f}"
         )
     return Credentials(
-        server, client, peer.identity, trust_domain, peer.not_before, peer.not_after, chain_pem, bundle_pem
+        server,
+        client,
+        discovery,
+        peer.identity,
+        trust_domain,
+        peer.not_before,
+        peer.not_after,
+        chain_pem,
+        bundle_pem,
+        material,
     )
+
+
+def rebuild(old: Credentials, bundle_pem: str, now: float) -> Credentials:
+    """The same key and leaf with contexts that trust `bundle_pem`: for a bundle that changes before the leaf.
+
+    Call it from a thread. Raises CredentialsError, also where the key was not kept, or where the new bundle
+    does not have the leaf's own root.
+    """
+    if old.material is None:
+        raise CredentialsError("expected credentials whose key was kept")
+    return build(old.material.path, old.chain_pem, bundle_pem, old.trust_domain, now, old.material)
+
+
+def open_server(credentials: Credentials, alpn: str) -> ssl.SSLContext:
+    """A context for callers who have no certificate yet; speaks one protocol. Raises CredentialsError."""
+    if credentials.material is None:
+        raise CredentialsError("expected credentials whose key was kept")
+    try:
+        context = _context(
+            ssl.PROTOCOL_TLS_SERVER, credentials.material.path, credentials.bundle_pem, (alpn,)
+        )
+    except (ssl.SSLError, OSError, ValueError) as exc:
+        raise CredentialsError(f"expected a key with its chain, and roots: {exc}") from None
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Holder:
     """The one place where the current credentials are looked up, at every new connection.
 
-    `swaps` and `failures` count what the renewal did.
+    `swaps` and `failures` count what the renewal did. `bundle_pem` is the newest trust bundle that came on
+    its own, without a leaf; '' for none.
     """
 
     def __init__(self) -> None:
         self.current: Credentials | None = None
         self.swaps = 0
         self.failures = 0
+        self.bundle_pem = ""
         self._ready = trio.Event()
+        self._renew = trio.Event()
 
     def swap(self, new: Credentials) -> None:
         """Make `new` current. Its contexts have passed the self-test in `build`."""
         self.current = new
         self.swaps += 1
         self._ready.set()
+
+    def renew(self) -> None:
+        """Have a new leaf asked for now rather than when it is due."""
+        self._renew.set()
+
+    async def wait_renew(self) -> None:
+        """Return when `renew` has been called since this last returned."""
+        await self._renew.wait()
+        self._renew = trio.Event()
 
     async def wait_ready(self) -> Credentials:
         """The current credentials, as soon as there are any; they may have expired since."""

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVarTuple, Unpack
 
 import msgspec
 import trio
 
 from certs.clock import WallClock, wall_clock
-from certs.credentials import Credentials, CredentialsError, Holder, build
+from certs.credentials import Credentials, CredentialsError, Holder, Material, build, rebuild
 from certs.events import OnEvent, ignore_event
 from certs.framing import FrameError, read_frame, write_frame
 from certs.rotation import renew_at, retry_in
@@ -31,6 +31,8 @@ SIGN_DEADLINE_S = 10.0
 _MAX_CSR_CHARS = 16 * 1024
 _LONGEST_SLEEP_S = 30.0
 _SHORTEST_LIFE_STEP_S = 0.25
+
+Args = TypeVarTuple("Args")
 
 _encode = msgspec.json.Encoder().encode
 _response = msgspec.json.Decoder(SignResponse)
@@ -118,33 +120,72 @@ async def obtain(signer: Signer, trust_domain: str, wall: WallClock = wall_clock
     """New credentials with a new key, tested and ready to swap in.
 
     Raises KeygenError, SignerError, CredentialsError or OSError. On every way out, cancellation included, the
-    child process has been reaped and the memory that held the key is closed.
+    child process has been reaped; the memory file with the key lives as long as the credentials do.
     """
     fd = os.memfd_create("triomesh-key", os.MFD_CLOEXEC)
+    material = Material(fd)
     try:
         csr_pem = await _make_key(fd)
         response = await signer.sign(csr_pem)
         if response.error:
             raise SignerError(f"refused: {response.error[:500]}")
         _append(fd, b"\n" + response.chain_pem.encode())
-        path = f"/proc/self/fd/{fd}"
+        return await _in_thread(
+            build, material.path, response.chain_pem, response.bundle_pem, trust_domain, wall(), material
+        )
+    except BaseException:
+        material.close()
+        raise
+
+
+async def _in_thread(function: Callable[[Unpack[Args]], Credentials], *args: *Args) -> Credentials:
+    try:
+        return await trio.to_thread.run_sync(function, *args)
+    except RuntimeError as exc:  # no thread to be had
+        raise CredentialsError(str(exc)) from None
+
+
+async def take_bundle(holder: Holder, bundle_pem: str, wall: WallClock = wall_clock) -> None:
+    """Trust `bundle_pem` from here on, with the key and leaf that are there; also after the next renewal.
+
+    For a bundle that comes authenticated and by itself, as on the discovery stream. Without credentials yet
+    it is kept for the first. A bundle without the root of our own leaf has a new leaf asked for at once.
+    Raises CredentialsError: then what was there stays.
+    """
+    while (current := holder.current) is not None and current.bundle_pem != bundle_pem:
         try:
-            return await trio.to_thread.run_sync(
-                build, path, response.chain_pem, response.bundle_pem, trust_domain, wall()
-            )
-        except RuntimeError as exc:  # no thread to be had
-            raise CredentialsError(str(exc)) from None
-    finally:
-        os.close(fd)
+            new = await _in_thread(rebuild, current, bundle_pem, wall())
+        except CredentialsError:
+            holder.bundle_pem = bundle_pem
+            holder.renew()
+            raise
+        if holder.current is current:  # else a renewal came in between
+            holder.bundle_pem = bundle_pem
+            holder.swap(new)
+            return
+    holder.bundle_pem = bundle_pem
+
+
+async def _with_newest_bundle(holder: Holder, new: Credentials, wall: WallClock) -> Credentials:
+    """`new` with the bundle that came by itself: the CA's answer may be from before it."""
+    if not holder.bundle_pem or holder.bundle_pem == new.bundle_pem or new.material is None:
+        return new
+    try:
+        return await _in_thread(rebuild, new, holder.bundle_pem, wall())
+    except CredentialsError:
+        return new  # the leaf's root is not in it, so the CA's answer is the newer one
 
 
 Obtain = Callable[[Signer, str, WallClock], Awaitable[Credentials]]
 
 
-async def _sleep_until(when: float, wall: WallClock) -> None:
+async def _until_due(holder: Holder, when: float, wall: WallClock) -> None:
+    """Sleep until `when`, or until somebody wants a renewal."""
     # In steps: the wall clock may be set, or run on while the machine is suspended.
-    while (left := when - wall()) > 0:  # noqa: ASYNC110 - no event tells
-        await trio.sleep(min(left, _LONGEST_SLEEP_S))
+    while (left := when - wall()) > 0:
+        with trio.move_on_after(min(left, _LONGEST_SLEEP_S)):
+            await holder.wait_renew()
+            return
 
 
 async def run(
@@ -170,7 +211,7 @@ async def run(
     attempt = 0
     while True:
         try:
-            new = await obtain(signer, trust_domain, wall)
+            new = await _with_newest_bundle(holder, await obtain(signer, trust_domain, wall), wall)
         except (SignerError, KeygenError, CredentialsError, OSError) as exc:
             holder.failures += 1
             current = holder.current
@@ -205,4 +246,4 @@ async def run(
         )
         if first:
             task_status.started(new)
-        await _sleep_until(due, wall)
+        await _until_due(holder, due, wall)

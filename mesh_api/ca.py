@@ -1,9 +1,16 @@
-"""What passes between a workload and the CA: length-prefixed JSON (u32, big endian; then the body)."""
+"""What passes between a workload and the CA: length-prefixed JSON (u32, big endian; then the body).
+
+In a cluster it goes over TLS 1.3 with ALPN `ALPN_CA`; the caller has no certificate yet and sends a token,
+but only to a server that has proven the control plane's SPIFFE id.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
+ALPN_CA = "triomesh-ca/1"
+TOKEN_AUDIENCE = "triomesh-ca"
+"""Of projected ServiceAccount tokens that the CA accepts."""
 MAX_CA_MESSAGE_BYTES = 256 * 1024
 
 

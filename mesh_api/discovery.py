@@ -6,15 +6,24 @@ content changes. `version` is a hash of the content, so versions compare across 
 reconnection the sidecar says what it holds and receives the differences only.
 
 Keys: `workload` (this sidecar's own configuration), `address/IP:PORT` (who owns an address; IPv6 in
-brackets), `destination/NAMESPACE/NAME:PORT`, `pod/IP`. An address that belongs to a destination or a pod
-brings that with it, in the same update and live as well, without being asked for.
+brackets), `destination/NAMESPACE/NAME:PORT[/FAMILY[/NODE]]` (keys.py), `pod/IP`. An address that belongs to a
+destination or a pod brings that with it, in the same update and live as well, without being asked for.
+
+Order: Hello, Welcome; then Subscribe and Unsubscribe as the sidecar needs them, and one Update at a time,
+each answered by Applied before the next. Either side may end; the control plane says why (Goodbye).
 """
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+
 import msgspec
 
+from mesh_api.keys import parse_destination
 from mesh_api.sidecar import (
+    ConfigError,
     Destination,
     EgressMode,
     Inbound,
@@ -22,13 +31,23 @@ from mesh_api.sidecar import (
     Name,
     Pod,
     Workload,
+    check_destination,
+    check_own,
+    check_pod,
 )
 
 ALPN_DISCOVERY = "triomesh-discovery/1"
 MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_HELLO_BYTES = 4096
 MAX_KEYS = 8192
 """Subscriptions of one sidecar."""
+MAX_KEY_CHARS = 420
+MAX_BUNDLE_CHARS = 192 * 1024
 WORKLOAD_KEY = "workload"
+PING_S = 10.0
+"""The control plane says something at least this often."""
+SILENT_S = 25.0
+"""A side that has heard nothing for so long ends the stream."""
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -48,13 +67,18 @@ class Held(Message, frozen=True):
 
 
 class Subscribe(Message, frozen=True, tag="subscribe"):
-    """Add keys; those already subscribed are compared again."""
+    """Add keys; those already subscribed are compared again.
+
+    What an address brings is compared with `holds`: contents that the sidecar has through its addresses. What
+    is not named there is sent, whatever was sent before.
+    """
 
     keys: tuple[Held, ...]
+    holds: tuple[Held, ...] = ()
 
 
 class Unsubscribe(Message, frozen=True, tag="unsubscribe"):
-    """Drop keys; what only they brought is dropped with them."""
+    """Drop keys; what only they brought is dropped with them, by both sides."""
 
     keys: tuple[str, ...]
 
@@ -67,6 +91,10 @@ class Applied(Message, frozen=True, tag="applied"):
     """Path and what was expected there."""
 
 
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to Ping."""
+
+
 class Welcome(Message, frozen=True, tag="welcome"):
     """First message of the control plane; sent once its caches have synced."""
 
@@ -74,11 +102,26 @@ class Welcome(Message, frozen=True, tag="welcome"):
     version: str
 
 
+class Ping(Message, frozen=True, tag="ping"):
+    """The control plane is alive; it wants to know the same of the sidecar."""
+
+
+class Goodbye(Message, frozen=True, tag="goodbye"):
+    """Last message of the control plane: why it ends the stream."""
+
+    reason: str
+    moving: bool = False
+    """Nothing is wrong: come back soon, to another replica if there is one."""
+
+
 class AddressAnswer(Message, frozen=True):
-    """Who owns an address; neither field set: nobody in the mesh."""
+    """Who owns an address; neither field set: nobody in the mesh.
+
+    An address of the cluster's own ranges that nobody is known to own yet has no content at all: it is held.
+    """
 
     destination: str = ""
-    """NAMESPACE/NAME:PORT"""
+    """NAMESPACE/NAME:PORT[/FAMILY[/NODE]]"""
     pod: str = ""
     """IP"""
 
@@ -113,11 +156,11 @@ class Update(Message, frozen=True, tag="update"):
     nonce: int
     resources: tuple[Resource, ...] = ()
     removed: tuple[str, ...] = ()
-    """Keys whose content is gone (a destination that was deleted)."""
+    """Keys that have no content: a destination that was deleted, an address that has no answer."""
 
 
-FromSidecar = Hello | Subscribe | Unsubscribe | Applied
-FromControl = Welcome | Update
+FromSidecar = Hello | Subscribe | Unsubscribe | Applied | Pong
+FromControl = Welcome | Update | Ping | Goodbye
 
 _TYPES: dict[str, type[Content]] = {
     "address": AddressAnswer,
@@ -125,6 +168,68 @@ _TYPES: dict[str, type[Content]] = {
     "pod": Pod,
     "workload": WorkloadConfig,
 }
+_decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in _TYPES.items()}
+_from_sidecar: msgspec.msgpack.Decoder[FromSidecar] = msgspec.msgpack.Decoder(FromSidecar)
+_from_control: msgspec.msgpack.Decoder[FromControl] = msgspec.msgpack.Decoder(FromControl)
+encode_message = msgspec.msgpack.Encoder().encode
+"""One message of either side, without its length."""
+
+
+def address_key(ip: str, port: int) -> str:
+    """The key that asks who owns an address."""
+    return f"address/[{ip}]:{port}" if ":" in ip else f"address/{ip}:{port}"
+
+
+def pod_key(ip: str) -> str:
+    """The key of the pod that has an address."""
+    return f"pod/{ip}"
+
+
+def brought_by(answer: AddressAnswer) -> tuple[str, ...]:
+    """The keys of the contents that come with an answer."""
+    keys = []
+    if answer.destination:
+        keys.append(f"destination/{answer.destination}")
+    if answer.pod:
+        keys.append(pod_key(answer.pod))
+    return tuple(keys)
+
+
+def split_address(key: str) -> tuple[str, int]:
+    """IP and port of an `address/` key. Raises ValueError if they are not in their canonical form."""
+    ip, _, port = key.removeprefix("address/").rpartition(":")
+    bare = ip[1:-1] if ip[:1] == "[" and ip[-1:] == "]" else ip
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError(f"expected address/IP:PORT, got {key[:100]!r}")
+    if address_key(_canonical(bare, key), int(port)) != key:
+        raise ValueError(f"expected address/IP:PORT in canonical form, got {key[:100]!r}")
+    return bare, int(port)
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError for what cannot be asked for."""
+    if len(key) > MAX_KEY_CHARS:
+        raise ValueError(f"expected a key of at most {MAX_KEY_CHARS} characters, got {len(key)}")
+    kind, _, rest = key.partition("/")
+    if kind == "address":
+        split_address(key)
+    elif kind == "pod":
+        _canonical(rest, key)
+    elif kind == "destination":
+        parse_destination(rest)
+    elif key != WORKLOAD_KEY:
+        content_type(key)
+        raise ValueError(f"expected {WORKLOAD_KEY!r}, got {key[:100]!r}")
+
+
+def _canonical(ip: str, key: str) -> str:
+    try:
+        same = str(ipaddress.ip_address(ip)) == ip
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(f"expected an IP address in canonical form, got {key[:100]!r}")
+    return ip
 
 
 def content_type(key: str) -> type[Content]:
@@ -138,3 +243,69 @@ def content_type(key: str) -> type[Content]:
 def encode_content(content: Content) -> bytes:
     """The body of a resource; equal contents give equal bytes."""
     return msgspec.msgpack.encode(content, order="deterministic")
+
+
+def version_of(body: bytes) -> str:
+    """The version of a content: a hash of its body."""
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
+def decode_from_sidecar(frame: bytes) -> FromSidecar:
+    """Raises ValueError for what a sidecar cannot say."""
+    try:
+        return _from_sidecar.decode(frame)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise ValueError(f"expected a message of a sidecar: {exc}") from None
+
+
+def decode_from_control(frame: bytes) -> FromControl:
+    """Raises ValueError for what the control plane cannot say."""
+    try:
+        return _from_control.decode(frame)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise ValueError(f"expected a message of the control plane: {exc}") from None
+
+
+def read_content(resource: Resource, trust_domain: str) -> Content:
+    """The content of a resource, decoded and checked as a whole.
+
+    Raises ConfigError; its path begins with the key.
+    """
+    key = resource.key
+    try:
+        check_key(key)
+        content = _decoders[key.partition("/")[0]].decode(resource.body)
+    except msgspec.ValidationError as exc:
+        text, _, path = str(exc).partition(" - at `")
+        raise ConfigError(key + path.rstrip("`").removeprefix("$"), text) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise ConfigError(key, f"expected msgpack: {exc}") from None
+    except ValueError as exc:
+        raise ConfigError(key[:MAX_KEY_CHARS], str(exc)) from None
+    for error in _check(key, content, trust_domain):
+        raise error
+    return content
+
+
+def _check(key: str, content: Content, trust_domain: str) -> Iterator[ConfigError]:
+    if isinstance(content, Destination):
+        yield from check_destination(key, content, trust_domain)
+        name = f"destination/{content.namespace}/{content.name}:{content.port}"
+        if key != name and not key.startswith(f"{name}/"):
+            yield ConfigError(key, f"expected the destination of this key, got {name}")
+    elif isinstance(content, Pod):
+        yield from check_pod(key, content, trust_domain)
+        if key.partition("/")[2] not in content.addresses:
+            yield ConfigError(f"{key}.addresses", "expected the address of this key among them")
+    elif isinstance(content, WorkloadConfig):
+        yield from check_own(key, content.workload, content.inbound)
+        if content.trust_domain != trust_domain:
+            yield ConfigError(f"{key}.trustDomain", f"expected {trust_domain}, got {content.trust_domain!r}")
+        if len(content.bundle_pem) > MAX_BUNDLE_CHARS:
+            yield ConfigError(f"{key}.bundlePem", f"expected at most {MAX_BUNDLE_CHARS} characters")
+    else:
+        for brought in brought_by(content):
+            try:
+                check_key(brought)
+            except ValueError as exc:
+                yield ConfigError(key, str(exc))

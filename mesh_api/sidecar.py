@@ -63,6 +63,13 @@ class EgressMode(enum.Enum):
     REFUSE = "refuse"
 
 
+class Family(enum.Enum):
+    """Address family."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
 class Algorithm(enum.Enum):
     """Load-balancing algorithm."""
 
@@ -139,7 +146,10 @@ class Destination(Message, frozen=True):
     namespace: Name
     port: Port
     addresses: tuple[Address, ...]
-    """Cluster IPs; empty for a headless Service."""
+    """Cluster IPs, external and load-balancer IPs; empty for a headless Service."""
+    family: Family | None = None
+    """Of all its addresses and endpoints: a Service of two families is two destinations. None (configuration
+    from a file): not told apart."""
     protocol: Protocol = Protocol.AUTO
     endpoints: tuple[Endpoint, ...] = ()
     subsets: dict[str, Subset] = {}
@@ -161,6 +171,8 @@ class Pod(Message, frozen=True):
     tls: TlsMode = TlsMode.MESH
     plaintext_ports: tuple[Port, ...] = ()
     """Ports that its sidecar does not capture."""
+    captured_ports: tuple[Port, ...] = ()
+    """If there are any: the only ports that it captures."""
     opaque_ports: tuple[Port, ...] = ()
 
 
@@ -256,8 +268,14 @@ def _ports(path: str, keys: Iterator[str]) -> Iterator[ConfigError]:
             yield ConfigError(f"{path}.{key[:40]}", "expected a port, 1 to 65535, as the key")
 
 
-def _destination(path: str, dest: Destination, trust_domain: str) -> Iterator[ConfigError]:
+def check_destination(path: str, dest: Destination, trust_domain: str) -> Iterator[ConfigError]:
+    """What crosses fields within one destination."""
     yield from _addresses(f"{path}.addresses", dest.addresses)
+    if dest.family is not None:
+        ips = [*dest.addresses, *(endpoint.address for endpoint in dest.endpoints)]
+        for ip in ips:
+            if (":" in ip) is not (dest.family is Family.IPV6):
+                yield ConfigError(path, f"expected addresses of family {dest.family.value} only, got {ip!r}")
     for i, endpoint in enumerate(dest.endpoints):
         at = f"{path}.endpoints[{i}]"
         error = _address_error(f"{at}.address", endpoint.address)
@@ -281,17 +299,29 @@ def _identity(path: str, identity: str, trust_domain: str) -> Iterator[ConfigErr
         yield ConfigError(path, f"expected spiffe://{trust_domain}/ns/<ns>/sa/<sa>, got {identity!r}")
 
 
+def check_pod(path: str, pod: Pod, trust_domain: str) -> Iterator[ConfigError]:
+    """What crosses fields within one pod."""
+    yield from _addresses(f"{path}.addresses", pod.addresses)
+    if pod.tls is TlsMode.MESH:
+        yield from _identity(f"{path}.identity", pod.identity, trust_domain)
+
+
+def check_own(path: str, workload: Workload, inbound: Inbound) -> Iterator[ConfigError]:
+    """What crosses fields within a sidecar's own part."""
+    yield from _addresses(f"{path}.workload.addresses", workload.addresses)
+    yield from _ports(f"{path}.inbound.portMtls", iter(inbound.port_mtls))
+    yield from _ports(f"{path}.inbound.protocols", iter(inbound.protocols))
+
+
 def validate(snapshot: Snapshot) -> Iterator[ConfigError]:
     """What crosses fields: addresses, identities, references, and two claims on one address."""
-    yield from _addresses("$.workload.addresses", snapshot.workload.addresses)
-    yield from _ports("$.inbound.portMtls", iter(snapshot.inbound.port_mtls))
-    yield from _ports("$.inbound.protocols", iter(snapshot.inbound.protocols))
+    yield from check_own("$", snapshot.workload, snapshot.inbound)
     claimed: dict[tuple[str, int], str] = {}
-    keys: dict[tuple[str, str, int], str] = {}
+    keys: dict[tuple[str, str, int, Family | None], str] = {}
     for i, dest in enumerate(snapshot.destinations):
         path = f"$.destinations[{i}]"
-        yield from _destination(path, dest, snapshot.trust_domain)
-        first = keys.setdefault((dest.namespace, dest.name, dest.port), path)
+        yield from check_destination(path, dest, snapshot.trust_domain)
+        first = keys.setdefault((dest.namespace, dest.name, dest.port, dest.family), path)
         if first != path:
             yield ConfigError(path, f"expected one entry for a Service's port; {first} is the same one")
         for address in dest.addresses:
@@ -304,9 +334,7 @@ def validate(snapshot: Snapshot) -> Iterator[ConfigError]:
     owners: dict[str, str] = {}
     for i, pod in enumerate(snapshot.pods):
         path = f"$.pods[{i}]"
-        yield from _addresses(f"{path}.addresses", pod.addresses)
-        if pod.tls is TlsMode.MESH:
-            yield from _identity(f"{path}.identity", pod.identity, snapshot.trust_domain)
+        yield from check_pod(path, pod, snapshot.trust_domain)
         for address in pod.addresses:
             holder = owners.setdefault(address, path)
             if holder != path:

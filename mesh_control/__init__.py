@@ -1,5 +1,5 @@
 """The control plane: watches what is wanted, compiles it, and serves sidecars on demand.
 
-Layers, top to bottom: `app`; `serve`; `compile`; `index`; `kube`, the one place that talks to the API server.
-`index` and `compile` are pure.
+Layers, top to bottom: `app`; `serve`; `compile`, and beside it `kube`, the one place that talks to the API
+server; `index`. `index` and `compile` are pure.
 """

@@ -12,8 +12,18 @@ from mesh_proxy.settings import Settings, SettingsError, from_environment
 
 _USAGE = """\
 triomesh-proxy: the sidecar of one pod. It takes no arguments; its settings are environment variables.
-  TRIOMESH_CONFIG_FILE      configuration to read, and to read again when it changes (required)
-  TRIOMESH_CA_SOCKET        Unix socket of the CA (required)
+With a control plane:
+  TRIOMESH_CONTROL_ADDRESS  HOST:PORT of its discovery stream
+  TRIOMESH_CA_ADDRESS       HOST:PORT of its CA
+  TRIOMESH_CONTROL_IDENTITY SPIFFE id that it must prove
+  TRIOMESH_POD_NAME, TRIOMESH_POD_NAMESPACE
+  TRIOMESH_TRUST_BUNDLE     first trust, PEM; the file TRIOMESH_BUNDLE_FILE is preferred
+                            (default /run/triomesh/bundle/bundle.pem)
+  TRIOMESH_TOKEN_FILE       ServiceAccount token for the CA; default /run/secrets/triomesh/token
+By hand:
+  TRIOMESH_CONFIG_FILE      configuration to read, and to read again when it changes
+  TRIOMESH_CA_SOCKET        Unix socket of the CA
+Both:
   TRIOMESH_TRUST_DOMAIN     default cluster.local
   TRIOMESH_POD_IPS          addresses of this pod, separated by commas; default: ask the kernel
   TRIOMESH_DRAIN_SECONDS    how long SIGTERM waits for connections to end; default 30

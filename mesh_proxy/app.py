@@ -19,13 +19,19 @@ import trio
 
 from certs import workload
 from certs.clock import wall_clock
-from certs.credentials import Holder
+from certs.credentials import CredentialsError, Holder
+from certs.remote import BundleSource, TlsSigner
+from mesh_api.discovery import Hello
 from mesh_api.sidecar import Snapshot
+from mesh_api.version import VERSION
+from mesh_proxy.admin.probes import Application, ApplicationError
 from mesh_proxy.admin.routes import admin_routes, health_routes, metrics_routes
 from mesh_proxy.admin.server import LOCAL_HOSTS, Routes
 from mesh_proxy.admin.server import serve as serve_pages
+from mesh_proxy.discovery.contents import Changes
 from mesh_proxy.discovery.file import watch_file
-from mesh_proxy.discovery.store import ConfigStore
+from mesh_proxy.discovery.store import ConfigStore, StreamStore
+from mesh_proxy.discovery.stream import DiscoveryStream, Resolve
 from mesh_proxy.inbound.server import Inbound
 from mesh_proxy.introspect import Introspection
 from mesh_proxy.net.addr import Addr, original_dst
@@ -33,6 +39,7 @@ from mesh_proxy.net.listen import accept_loop, listen
 from mesh_proxy.outbound.server import Outbound
 from mesh_proxy.runtime import OriginalDst, Runtime
 from mesh_proxy.settings import Settings
+from mesh_proxy.telemetry.exposition import chunks
 from mesh_proxy.telemetry.log_writer import LogWriter
 from mesh_proxy.telemetry.registry import Registry
 
@@ -44,12 +51,27 @@ class StartError(Exception):
 class App:
     """One sidecar process."""
 
-    def __init__(self, settings: Settings, log: LogWriter, original_dst: OriginalDst = original_dst) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: LogWriter,
+        original_dst: OriginalDst = original_dst,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """`resolve` finds the control plane's addresses; by default the system's resolver does."""
         self.settings = settings
         self.log = log
-        self.store = ConfigStore()
         self.holder = Holder()
+        self.stream: DiscoveryStream | None = None
+        self._bundle_pem = ""
+        self._no_certificate = ""
+        """Why there is none yet."""
+        self._bundle_news = trio.Event()
+        streamed = StreamStore(settings.trust_domain, self._on_changes) if settings.control else None
+        self.store: ConfigStore = streamed or ConfigStore()
         self.runtime = Runtime(settings, self.store, self.holder, log, Registry(), original_dst, wall_clock)
+        if streamed is not None:
+            self.stream = self._make_stream(streamed, resolve)
         self.inbound = Inbound(self.runtime)
         self.outbound = Outbound(self.runtime)
         self.ports: dict[str, int] = {}
@@ -67,17 +89,20 @@ class App:
             metrics = self._listen(stack, "metrics", settings.public_hosts, settings.metrics_port)
             health = self._listen(stack, "health", settings.public_hosts, settings.health_port)
             runtime.own_ports = settings.own_ports | frozenset(self.ports.values())
-            state = Introspection(runtime, self.stop.set, self.not_ready, self.ports)
+            state = Introspection(runtime, self.stop.set, self.not_ready, self.ports, self.stream)
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.reactor.run)
                 nursery.start_soon(self._serve_pages, admin, admin_routes(state), LOCAL_HOSTS)
-                nursery.start_soon(self._serve_pages, metrics, metrics_routes(state), None)
+                nursery.start_soon(self._serve_pages, metrics, self._metrics_pages(state), None)
                 nursery.start_soon(self._serve_pages, health, health_routes(state), None)
                 if settings.config_file:
                     nursery.start_soon(
                         watch_file, settings.config_file, self.on_snapshot, self._on_bad_config
                     )
-                if settings.ca_socket:
+                if self.stream is not None:
+                    nursery.start_soon(self.stream.run)
+                    nursery.start_soon(self._follow_bundle)
+                if settings.ca_socket or settings.ca:
                     nursery.start_soon(self._renew)
                 for sockets, handle in ((outbound, self.outbound.handle), (inbound, self.inbound.handle)):
                     for sock in sockets:
@@ -93,15 +118,29 @@ class App:
                 nursery.cancel_scope.cancel()
         self.log.log("info", "stopped", connections=runtime.connections)
 
+    def _metrics_pages(self, state: Introspection) -> Routes:
+        def on_change(path: str, outcome: str) -> None:
+            self.log.log("info" if outcome == "ok" else "warning", "check", path=path, outcome=outcome)
+
+        settings = self.settings
+        try:
+            application = Application(settings.pod_ip, settings.app_checks, settings.app_metrics, on_change)
+        except ApplicationError as exc:
+            raise StartError(str(exc)) from None
+        return {**metrics_routes(state), **application.routes(lambda: chunks(self.runtime.registry))}
+
     def not_ready(self) -> list[str]:
         """Why the sidecar is not ready, one reason a line; empty when it is."""
         reasons = []
-        if self.store.snapshot is None:
-            reasons.append("no configuration yet")
         current = self.holder.current
+        if self.store.snapshot is None:
+            problem = self.stream.problem if self.stream is not None and current is not None else ""
+            reasons.append(f"no configuration yet: {problem}" if problem else "no configuration yet")
         if current is None:
-            if self.settings.ca_socket:
-                reasons.append("no certificate yet")
+            if self.settings.ca_socket or self.settings.ca:
+                reasons.append(
+                    "no certificate yet" + (f": {self._no_certificate}" * bool(self._no_certificate))
+                )
         elif current.not_after <= wall_clock():
             reasons.append("the certificate has expired")
         if self.stop.is_set():
@@ -109,13 +148,27 @@ class App:
         return reasons
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Put a configuration in force. No live connection is closed but by an access decision."""
+        """Put a file's configuration in force. No live connection is closed but by an access decision."""
         self.store.swap(snapshot)
+        self.runtime.services.prune(snapshot.destinations)
+        self.runtime.stats.config_updates.child("accepted").value += 1
+        self._in_force(snapshot)
+
+    def _on_changes(self, changes: Changes) -> None:
+        """The control plane's stream has changed the store: take over what that touches, and no more."""
         runtime = self.runtime
-        runtime.services.prune(snapshot.destinations)
+        runtime.services.change(changes.destinations, changes.gone)
+        if changes.own is not None and self.store.snapshot is not None:
+            if changes.own.bundle_pem not in {"", self._bundle_pem}:
+                self._bundle_pem = changes.own.bundle_pem
+                self._bundle_news.set()
+            self._in_force(self.store.snapshot)
+        runtime.stats.discovery_subscriptions.set(self.store.subscriptions)
+
+    def _in_force(self, snapshot: Snapshot) -> None:
+        runtime = self.runtime
         runtime.log_all = snapshot.access_log
         runtime.draining = snapshot.draining or self.stop.is_set()
-        runtime.stats.config_updates.child("accepted").value += 1
         self.inbound.recheck()
         self.log.log(
             "info",
@@ -138,12 +191,53 @@ class App:
         def on_event(name: str, fields: Mapping[str, object]) -> None:
             ok = name == "certs.renewed"
             runtime.stats.certificate_renewals.child("ok" if ok else "failed").value += 1
+            self._no_certificate = "" if ok else str(fields.get("error", ""))
             if self.holder.current is not None:
                 runtime.stats.certificate_expiry.set(self.holder.current.not_after)
             self.log.log("info" if ok else "error", name, **fields)
 
-        signer = workload.UnixSigner(self.settings.ca_socket)
-        await workload.run(self.holder, signer, self.settings.trust_domain, runtime.rng, on_event)
+        await workload.run(self.holder, self._signer(), self.settings.trust_domain, runtime.rng, on_event)
+
+    def _signer(self) -> workload.Signer:
+        settings = self.settings
+        if settings.ca is None:
+            return workload.UnixSigner(settings.ca_socket)
+        bundles = BundleSource(settings.bundle_pem, settings.bundle_file, lambda: self._bundle_pem)
+        return TlsSigner(
+            str(settings.ca), settings.control_identity, settings.token_file, bundles, settings.trust_domain
+        )
+
+    async def _follow_bundle(self) -> None:
+        """Trust what the stream says, from the moment that it says so."""
+        while True:
+            await self._bundle_news.wait()
+            self._bundle_news = trio.Event()
+            try:
+                await workload.take_bundle(self.holder, self._bundle_pem)
+            except CredentialsError as exc:
+                self.log.log("error", "trust bundle refused", error=str(exc), consequence="the old one stays")
+            else:
+                self.log.log("info", "trust bundle in force")
+
+    def _make_stream(self, store: StreamStore, resolve: Resolve | None) -> DiscoveryStream:
+        settings, runtime = self.settings, self.runtime
+        assert settings.control is not None
+
+        def on_event(level: str, name: str, fields: Mapping[str, object]) -> None:
+            self.log.log(level, name, **fields)
+
+        return DiscoveryStream(
+            settings.control,
+            settings.control_identity,
+            settings.trust_domain,
+            Hello(pod=settings.pod_name, namespace=settings.pod_namespace, version=VERSION),
+            self.holder,
+            store,
+            runtime.stats,
+            runtime.rng,
+            on_event,
+            resolve,
+        )
 
     async def _serve_pages(
         self, sockets: list[socket.socket], routes: Routes, hosts: frozenset[str] | None

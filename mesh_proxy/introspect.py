@@ -11,6 +11,7 @@ import trio
 
 from mesh_api.sidecar import Snapshot
 from mesh_proxy.admin.routes import CredentialInfo
+from mesh_proxy.discovery.stream import DiscoveryStream
 from mesh_proxy.pool.endpoint import Endpoint
 from mesh_proxy.runtime import Runtime
 from mesh_proxy.telemetry.access_log import timestamp
@@ -26,11 +27,13 @@ class Introspection:
         stop: Callable[[], None],
         not_ready: Callable[[], list[str]],
         ports: Mapping[str, int],
+        stream: DiscoveryStream | None = None,
     ) -> None:
         self._runtime = runtime
         self._stop = stop
         self._not_ready = not_ready
         self._ports = ports
+        self._stream = stream
         self._started = trio.current_time()
 
     @property
@@ -43,7 +46,10 @@ class Introspection:
         return self._not_ready()
 
     def snapshot(self) -> Snapshot | None:
-        return self._runtime.store.snapshot
+        return self._runtime.store.dump()
+
+    def discovery(self) -> Mapping[str, object] | None:
+        return self._stream.status() if self._stream is not None else None
 
     def credentials(self) -> CredentialInfo | None:
         current = self._runtime.holder.current

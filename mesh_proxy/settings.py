@@ -5,18 +5,32 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from certs.identity import IdentityError, check_trust_domain
+from certs.identity import IdentityError, SpiffeId, check_trust_domain
+from mesh_api.application import METRICS_VARIABLE, PROBES_VARIABLE
 
 OUTBOUND_PORT = 15001
 INBOUND_PORT = 15006
 ADMIN_PORT = 15000
 METRICS_PORT = 15020
 HEALTH_PORT = 15021
+TOKEN_FILE = "/run/secrets/triomesh/token"
+BUNDLE_FILE = "/run/triomesh/bundle/bundle.pem"
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it and what was expected."""
+
+
+class HostPort(NamedTuple):
+    """A name or an IP address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +38,30 @@ class Settings:
     """What one sidecar process is told at its start. Ports may be 0 in tests."""
 
     config_file: str = ""
+    """Where the configuration comes from: this file, or ..."""
+    control: HostPort | None = None
+    """... the control plane."""
     ca_socket: str = ""
+    """Who signs: the CA on this Unix socket, or ..."""
+    ca: HostPort | None = None
+    """... the control plane's."""
+    control_identity: str = ""
+    """SPIFFE id that the control plane must prove."""
+    pod_name: str = ""
+    pod_namespace: str = ""
+    token_file: str = ""
+    bundle_file: str = ""
+    """Trust bundle in a mounted file; may be missing."""
+    bundle_pem: str = ""
+    """Trust bundle of the time of injection."""
     trust_domain: str = "cluster.local"
     pod_ips: frozenset[str] = frozenset()
     """The pod's addresses; without them the sidecar asks the kernel."""
+    pod_ip: str = ""
+    """The first of them, which the kubelet uses."""
+    app_checks: str = ""
+    app_metrics: str = ""
+    """What the injector says about the application, see `mesh_api.application`."""
     outbound_hosts: tuple[str, ...] = ("127.0.0.1", "::1")
     inbound_hosts: tuple[str, ...] = ("0.0.0.0", "::")
     admin_hosts: tuple[str, ...] = ("127.0.0.1", "::1")
@@ -56,17 +90,30 @@ class Settings:
 
 def from_environment(env: Mapping[str, str]) -> Settings:
     """Read TRIOMESH_* settings. Raises SettingsError."""
-    for name in ("TRIOMESH_CONFIG_FILE", "TRIOMESH_CA_SOCKET"):
-        if not env.get(name):
-            raise SettingsError(f"{name}: expected a path, it is not set")
+    config_file = _either(env, "TRIOMESH_CONFIG_FILE", "TRIOMESH_CONTROL_ADDRESS")
+    ca_socket = _either(env, "TRIOMESH_CA_SOCKET", "TRIOMESH_CA_ADDRESS")
+    trust_domain = _trust_domain(env.get("TRIOMESH_TRUST_DOMAIN", "cluster.local"))
+    control = None if config_file else _host_port(env, "TRIOMESH_CONTROL_ADDRESS")
+    ca = None if ca_socket else _host_port(env, "TRIOMESH_CA_ADDRESS")
     level = env.get("TRIOMESH_LOG_LEVEL", "info")
     if level not in {"debug", "info", "warning", "error"}:
         raise SettingsError(f"TRIOMESH_LOG_LEVEL: expected debug, info, warning or error, got {level!r}")
     return Settings(
-        config_file=env["TRIOMESH_CONFIG_FILE"],
-        ca_socket=env["TRIOMESH_CA_SOCKET"],
-        trust_domain=_trust_domain(env.get("TRIOMESH_TRUST_DOMAIN", "cluster.local")),
+        config_file=config_file,
+        control=control,
+        ca_socket=ca_socket,
+        ca=ca,
+        control_identity=_control_identity(env, trust_domain) if control or ca else "",
+        pod_name=_needed(env, "TRIOMESH_POD_NAME", "the pod's name") if control else "",
+        pod_namespace=_needed(env, "TRIOMESH_POD_NAMESPACE", "the pod's namespace") if control else "",
+        token_file=env.get("TRIOMESH_TOKEN_FILE", TOKEN_FILE),
+        bundle_file=env.get("TRIOMESH_BUNDLE_FILE", BUNDLE_FILE),
+        bundle_pem=env.get("TRIOMESH_TRUST_BUNDLE", ""),
+        trust_domain=trust_domain,
         pod_ips=_addresses("TRIOMESH_POD_IPS", env.get("TRIOMESH_POD_IPS", "")),
+        pod_ip=env.get("TRIOMESH_POD_IPS", "").partition(",")[0].strip(),
+        app_checks=env.get(PROBES_VARIABLE, ""),
+        app_metrics=env.get(METRICS_VARIABLE, ""),
         drain_s=_number("TRIOMESH_DRAIN_SECONDS", env.get("TRIOMESH_DRAIN_SECONDS", "30"), 0, 86_400),
         max_connections=int(
             _number("TRIOMESH_MAX_CONNECTIONS", env.get("TRIOMESH_MAX_CONNECTIONS", "16384"), 1, 1_000_000)
@@ -76,6 +123,47 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         ),
         log_level=level,
     )
+
+
+def _either(env: Mapping[str, str], path: str, address: str) -> str:
+    """The path, or empty where the address is set: exactly one of them must be."""
+    if env.get(path) and env.get(address):
+        raise SettingsError(f"{path}: expected it or {address}, both are set")
+    if not env.get(path) and not env.get(address):
+        raise SettingsError(f"{path}: expected a path, or {address} instead; neither is set")
+    return env.get(path, "")
+
+
+def _needed(env: Mapping[str, str], name: str, what: str) -> str:
+    value = env.get(name, "")
+    if not value or len(value) > 253:
+        raise SettingsError(
+            f"{name}: expected {what}, " + (f"got {value[:60]!r}" if value else "it is not set")
+        )
+    return value
+
+
+def _host_port(env: Mapping[str, str], name: str) -> HostPort:
+    text = env.get(name, "")
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host[:1] == "[" else host
+    good = port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535
+    bracketed = (":" in host) == text.startswith("[")
+    if not good or not host or not bracketed or any(char.isspace() or char == "/" for char in host):
+        raise SettingsError(f"{name}: expected HOST:PORT (an IPv6 address in brackets), got {text[:100]!r}")
+    return HostPort(host, int(port))
+
+
+def _control_identity(env: Mapping[str, str], trust_domain: str) -> str:
+    name = "TRIOMESH_CONTROL_IDENTITY"
+    text = _needed(env, name, "the control plane's SPIFFE id") if len(env.get(name, "")) < 254 else env[name]
+    try:
+        identity = SpiffeId.parse(text)
+    except IdentityError as exc:
+        raise SettingsError(f"{name}: {exc}") from None
+    if identity.trust_domain != trust_domain:
+        raise SettingsError(f"{name}: expected an id of {trust_domain}, got {text!r}")
+    return text
 
 
 def _trust_domain(text: str) -> str:

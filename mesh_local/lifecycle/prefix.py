@@ -16,12 +16,16 @@ from pathlib import Path
 
 from mesh_local.settings import SettingsError
 
-PACKAGES = ("mesh_api", "mesh_proxy", "injector", "certs")
-LIBRARIES = ("trio", "msgspec", "cryptography", "pyroute2", "click")
+PACKAGES = ("mesh_api", "mesh_proxy", "mesh_control", "injector", "certs")
+LIBRARIES = (
+    *("trio", "msgspec", "cryptography", "pyroute2", "click"),
+    *("h11", "httpcore", "kubernetes", "pyyaml"),
+)
 PROGRAMS = {
     "triomesh-proxy": "mesh_proxy.__main__",
     "triomesh-netinit": "injector.netinit.__main__",
     "triomesh-ca": "certs.__main__",
+    "triomesh-control": "mesh_control.__main__",
 }
 MOUNTED_AT = "/opt/triomesh"
 _LAUNCHER = """#!{python} -I

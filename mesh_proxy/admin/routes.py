@@ -38,6 +38,10 @@ class AdminState(Protocol):
         """The configuration in force."""
         ...
 
+    def discovery(self) -> Mapping[str, object] | None:
+        """The state of the control plane's stream; None without one."""
+        ...
+
     def credentials(self) -> CredentialInfo | None:
         """The certificate in use, if there is one."""
         ...
@@ -80,6 +84,7 @@ def admin_routes(state: AdminState) -> Routes:
         *_health_pages(state),
         *_metrics_pages(state),
         _Page("GET", "/config_dump", "configuration, certificate and pools, as JSON", _config_dump(state)),
+        _Page("GET", "/discovery", "the control plane's stream, as JSON", _discovery(state)),
         _Page("GET", "/log_level", "level of the log", _show_level(state)),
         _Page("PUT", "/log_level", "?level=debug|info|warning|error: change it", _set_level(state)),
         _Page("POST", "/log_level", "the same", _set_level(state)),
@@ -141,10 +146,19 @@ def _config_dump(state: AdminState) -> Handler:
     def handler(query: Query, body: bytes) -> Response:
         dump = {
             "snapshot": state.snapshot(),
+            "discovery": state.discovery(),
             "credentials": state.credentials(),
             "pools": list(state.pools()),
         }
         return _json(dump)
+
+    return handler
+
+
+def _discovery(state: AdminState) -> Handler:
+    def handler(query: Query, body: bytes) -> Response:
+        status = state.discovery()
+        return _json(status if status is not None else {"source": "file"})
 
     return handler
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -47,7 +47,8 @@ class Response:
 
 
 Query = Mapping[str, str]
-Handler = Callable[[Query, bytes], Response]
+Handler = Callable[[Query, bytes], Response | Awaitable[Response]]
+"""A handler that waits brings its own deadline."""
 
 
 class Route(NamedTuple):
@@ -187,7 +188,7 @@ class _Site:
             return text(413, f"expected at most {MAX_BODY_BYTES} bytes")
         return None
 
-    def answer(self, head: http1.RequestHead, body: bytes) -> Response:
+    def answer(self, head: http1.RequestHead, body: bytes) -> Response | Awaitable[Response]:
         """The response of the path's handler."""
         path, query = _split(head.target)
         try:
@@ -241,7 +242,7 @@ class _Door:
     async def _serve(self, stream: trio.SocketStream) -> None:
         buf = bytearray()
         head: http1.RequestHead | None = None
-        response: Response | None = None
+        response: Response | Awaitable[Response] | None = None
         with trio.move_on_after(DEADLINE_S) as reading:
             try:
                 head = await _read_head(stream, buf)
@@ -257,6 +258,8 @@ class _Door:
                 response = text(exc.status, f"{exc.reason}: {exc}")
         if reading.cancelled_caught or response is None:
             response = text(408, f"expected the whole request within {DEADLINE_S:g} s")
+        if not isinstance(response, Response):
+            response = await self._awaited(response)
         try:
             payload = await _join(response.body)
         except Exception as exc:
@@ -269,6 +272,12 @@ class _Door:
             left = MAX_BODY_BYTES * 4
             while left > 0 and (data := await stream.receive_some(_READ_BYTES)):
                 left -= len(data)
+
+    async def _awaited(self, coming: Awaitable[Response]) -> Response:
+        try:
+            return await coming
+        except Exception as exc:
+            return self._site.failed(exc)
 
 
 async def _join(body: bytes | Iterable[bytes]) -> bytes:

@@ -30,6 +30,8 @@ from mesh_proxy.wire.detect import Verdict, classify
 
 DIRECTION = "inbound"
 DETECT_S = 5.0
+ANSWER_S = 2.0
+"""How long a silent client is held for want of an answer about its address."""
 SILENT_S = 0.05
 """An unmeshed client that has not spoken by then may be waiting for the server to speak."""
 MESH_IDLE_S = 75.0
@@ -112,10 +114,14 @@ class Inbound:
         app: Conn | None = None
         try:
             if stranger and declared is not Protocol.HTTP:
-                app = await self._let_server_speak(conn, addr, 0.0 if declared is Protocol.TCP else SILENT_S)
-                if app is not None and not conn.readable:
-                    await self._relay(conn, addr, source, app)
-                    return
+                with trio.move_on_after(0.0 if declared is Protocol.TCP else SILENT_S):
+                    await conn.wait_readable()
+                stranger = conn.readable or not await self._is_meshed(conn, client_ip)
+                if stranger and not conn.readable:
+                    app = await self._let_server_speak(conn, addr)
+                    if not conn.readable:
+                        await self._relay(conn, addr, source, app)
+                        return
             conn.set_deadline(PLAIN_IDLE_S if stranger else DETECT_S)
             await self._by_first_bytes(conn, addr, source, mode, declared, app)
         except DeadlineExceeded:
@@ -124,16 +130,27 @@ class Inbound:
             if app is not None:
                 app.abort()
 
-    async def _let_server_speak(self, conn: Conn, addr: Addr, silent_s: float) -> Conn | None:
-        """Wait for the client; if it stays silent, open the application connection and wait for either.
+    async def _is_meshed(self, conn: Conn, client_ip: str) -> bool:
+        """Whether a silent client has a sidecar, which will speak; not learnt if the client speaks first."""
+        meshed = False
 
-        Returns the application connection if one was opened. The client's bytes stay unread.
-        """
+        async def ask() -> None:
+            nonlocal meshed
+            meshed = await self._runtime.store.resolve_peer(client_ip, ANSWER_S)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            try:
+                await conn.wait_readable()
+            except TransportError:
+                pass  # whoever reads next meets it
+            nursery.cancel_scope.cancel()
+        return meshed
+
+    async def _let_server_speak(self, conn: Conn, addr: Addr) -> Conn:
+        """Open the application connection and wait for either side; the client's bytes stay unread."""
         runtime = self._runtime
-        with trio.move_on_after(silent_s):
-            await conn.wait_readable()
-        if conn.readable:
-            return None
         app = await self._dial_app(addr)
         conn.set_deadline(PLAIN_IDLE_S)
         self._silent[conn] = addr.port

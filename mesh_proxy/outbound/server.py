@@ -16,7 +16,7 @@ import trio
 from certs.credentials import ALPN_TCP
 from mesh_api.sidecar import Destination, EgressMode, Pod, Protocol
 from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, TransportError
-from mesh_proxy.discovery.store import Absent, Answer
+from mesh_proxy.discovery.contents import Absent, Answer
 from mesh_proxy.http.context import Denied
 from mesh_proxy.http.server import Http1Server
 from mesh_proxy.net.addr import Addr
@@ -45,7 +45,17 @@ _HELD_BYTES = 64 * 1024
 class OutboundView:
     """One outbound HTTP connection's look: looked up again when the configuration has changed."""
 
-    __slots__ = ("_addr", "_generation", "_outbound", "_service", "conn", "destination", "source", "stats")
+    __slots__ = (
+        "_addr",
+        "_generation",
+        "_last",
+        "_outbound",
+        "_service",
+        "conn",
+        "destination",
+        "source",
+        "stats",
+    )
     direction = DIRECTION
     side = "client"
     per_endpoint = True
@@ -58,6 +68,7 @@ class OutboundView:
         self._outbound = outbound
         self._addr = addr
         self._service: Service | Denied = service
+        self._last = service
         self._generation = outbound.runtime.store.generation
         self.conn = conn
         self.source = source
@@ -69,12 +80,19 @@ class OutboundView:
         if store.generation != self._generation:
             self._generation = store.generation
             answer = store.lookup(self._addr)
-            if isinstance(answer, Absent):
-                # What began in the mesh never goes on in plaintext, whatever the egress mode.
-                self._service = Denied(503, Flag.NC, f"{self._addr} is no longer a destination of the mesh")
-            else:
-                self._service = self._outbound.service(answer, self._addr) or self._service
+            if answer is not Absent.NO_ANSWER or not store.forgot(self._addr):
+                self._service = self._moved(answer)
         return self._service
+
+    def _moved(self, answer: Answer) -> Service | Denied:
+        """What began in the mesh never goes on in plaintext, whatever the egress mode and the new owner."""
+        if isinstance(answer, Absent):
+            return Denied(503, Flag.NC, f"{self._addr} is no longer a destination of the mesh")
+        service = self._outbound.service(answer, self._addr)
+        if service is None or _downgrade(self._last, service):
+            return Denied(503, Flag.NC, f"{self._addr} belongs to somebody outside the mesh now")
+        self._last = service
+        return service
 
 
 class Outbound:
@@ -171,7 +189,11 @@ class Outbound:
         """
         answer = self.runtime.store.lookup(addr)
         found = self.service(answer, addr)
-        if found is None or (isinstance(answer, Absent) and found is not service):
+        if answer is Absent.NO_ANSWER and self.runtime.store.forgot(addr):
+            found = service
+        elif found is not None and (isinstance(answer, Absent) or _downgrade(service, found)):
+            found = found if found is service else None
+        if found is None:
             if tentative is not None:
                 tentative.drop()
             raise Refused("no-answer", f"flag NC: {addr} is no longer a destination of the mesh")
@@ -377,6 +399,11 @@ class _Attempt:
 
 
 _LOOPBACK = frozenset(("127.0.0.1", "::1"))
+
+
+def _downgrade(before: Service, now: Service) -> bool:
+    """Whether an address has moved from a service of the mesh to one that is reached in plaintext."""
+    return now is not before and now.plaintext and not before.plaintext
 
 
 def _declared(answer: Answer, addr: Addr) -> Protocol:

@@ -109,6 +109,11 @@ class Service:
                 endpoint.retire()
         self._build_arms(dest)
 
+    @property
+    def plaintext(self) -> bool:
+        """Whether some endpoint is reached without mTLS."""
+        return any(not endpoint.peer.identity for endpoint in self._endpoints.values())
+
     def retire(self) -> None:
         """The destination is gone."""
         for endpoint in self._endpoints.values():

@@ -10,8 +10,10 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from mesh_api.names import NEVER_CAPTURED
 from mesh_api.sidecar import Destination, Pod, Retries, Timeouts, TlsMode
 from mesh_api.sidecar import Endpoint as EndpointSpec
+from mesh_proxy.discovery.contents import DestinationKey, key_of
 from mesh_proxy.net.addr import INBOUND_SOURCE, Addr
 from mesh_proxy.pool.dial import Dialer, Peer
 from mesh_proxy.pool.endpoint import Endpoint
@@ -19,18 +21,9 @@ from mesh_proxy.pool.service import Service, peer_of
 from mesh_proxy.telemetry.stats import ProxyStats
 
 MAX_DIRECT = 4096
-NEVER_CAPTURED = (15020, 15021)
-"""Metrics and health of every sidecar answer in plaintext."""
 APPLICATION_IDLE_S = 1.0
 """Servers close idle connections after as little as two seconds; ours must be gone by then."""
 _ONE_RETRY = Retries(attempts=1)
-
-Key = tuple[str, str, int]
-
-
-def key_of(dest: Destination) -> Key:
-    """What stays the same when a destination's description changes."""
-    return dest.namespace, dest.name, dest.port
 
 
 class Services:
@@ -40,7 +33,7 @@ class Services:
         self._dialer = dialer
         self._stats = stats
         self._rng = rng
-        self._by_key: dict[Key, Service] = {}
+        self._by_key: dict[DestinationKey, Service] = {}
         self._direct: OrderedDict[tuple[Peer, str], Service] = OrderedDict()
 
     def destination(self, dest: Destination) -> Service:
@@ -62,7 +55,11 @@ class Services:
 
     def pod(self, pod: Pod, addr: Addr) -> Service:
         """One pod by its own address: mTLS with its identity, no Service's routes."""
-        meshed = pod.tls is TlsMode.MESH and addr.port not in (*pod.plaintext_ports, *NEVER_CAPTURED)
+        meshed = (
+            pod.tls is TlsMode.MESH
+            and addr.port not in (*pod.plaintext_ports, *NEVER_CAPTURED)
+            and (not pod.captured_ports or addr.port in pod.captured_ports)
+        )
         peer = Peer(addr, pod.identity if meshed else "")
         label = f"{pod.workload or pod.name}.{pod.namespace}"
         return self._single(
@@ -82,14 +79,21 @@ class Services:
         return self._single(Peer(addr, source=source), label, "application", label, timeouts, "inbound")
 
     def prune(self, destinations: Iterable[Destination]) -> None:
-        """Drop what the configuration no longer has."""
+        """Drop what the configuration no longer has; `destinations` is everything that it has."""
         live = {key_of(dest): dest for dest in destinations}
-        for key in [key for key in self._by_key if key not in live]:
-            service = self._by_key.pop(key)
+        self.change(live.values(), [key for key in self._by_key if key not in live])
+
+    def change(self, changed: Iterable[Destination], gone: Iterable[DestinationKey]) -> None:
+        """Take over what has changed; only services that are in use cost anything."""
+        for key in gone:
+            service = self._by_key.pop(key, None)
+            if service is None:
+                continue
             service.retire()
-            self._stats.forget_destination(service.label)
-        for key, dest in live.items():
-            if key in self._by_key:
+            if all(other.label != service.label for other in self._by_key.values()):
+                self._stats.forget_destination(service.label)
+        for dest in changed:
+            if key_of(dest) in self._by_key:
                 self.destination(dest)
 
     def all(self) -> Iterable[Service]:

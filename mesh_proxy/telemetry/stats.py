@@ -68,6 +68,12 @@ class ProxyStats:
         self.config_updates = counter(
             "triomesh_config_updates_total", "Configurations received, by result.", ("result",)
         )
+        self.discovery_connected = registry.gauge(
+            "triomesh_discovery_connected", "1 while the control plane's stream is up."
+        ).child()
+        self.discovery_subscriptions = registry.gauge(
+            "triomesh_discovery_subscriptions", "Keys that this sidecar has asked the control plane for."
+        ).child()
         self.certificate_expiry = registry.gauge(
             "triomesh_certificate_expiry_timestamp_seconds", "End of the certificate in use, as Unix time."
         ).child()

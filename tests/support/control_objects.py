@@ -121,10 +121,16 @@ def slice_of(
     }
 
 
-def node(name: str, *cidrs: str, zone: str = "z1") -> Json:
+def node(name: str, *cidrs: str, zone: str = "z1", ips: tuple[str, ...] = ()) -> Json:
     """A node."""
     labels = {"topology.kubernetes.io/zone": zone}
-    return {"metadata": meta(name, "", labels=labels), "spec": {"podCIDRs": list(cidrs)}}
+    addresses = [{"type": "Hostname", "address": name}]
+    addresses += [{"type": "InternalIP", "address": ip} for ip in ips]
+    return {
+        "metadata": meta(name, "", labels=labels),
+        "spec": {"podCIDRs": list(cidrs)},
+        "status": {"addresses": addresses, "conditions": []},
+    }
 
 
 def namespace(name: str, **annotations: str) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -14,10 +15,15 @@ from mesh_control.serve.discovery import DiscoveryServer, Limits
 from mesh_control.serve.subscriptions import PodRef
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.settings import HostPort
-from tests.support.mesh import TRUST_DOMAIN, Sidecar, TestCa, identity, sidecar
+from tests.support.mesh import TRUST_DOMAIN, Sidecar, TestCa, identity, sidecar, wait_until
 
 CONTROL = identity("triomesh-control", "triomesh-system")
 QUICK = Limits(settle_s=0.05, hello_s=2.0, sync_s=2.0)
+
+
+def limits(**changes: object) -> Limits:
+    """The limits of a quick control plane, with changes."""
+    return dataclasses.replace(QUICK, **changes)  # type: ignore[arg-type]
 
 
 class FakeSource:
@@ -101,6 +107,15 @@ class ControlPlane:
     @property
     def host_port(self) -> HostPort:
         return HostPort(self.address.ip, self.address.port)
+
+    async def settled(self) -> None:
+        """Until every stream has been told everything."""
+        await wait_until(
+            lambda: all(
+                not one.session.dirty and not one._batches and one._sent is None
+                for one in self.server._streams.values()
+            )
+        )
 
     def kill(self) -> None:
         """End without a word."""

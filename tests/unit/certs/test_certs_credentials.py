@@ -16,6 +16,7 @@ from certs.authority import Authority
 from certs.credentials import ALPN_ALL, ALPN_HTTP1, CredentialsError, Holder, _handshake, build
 from certs.keygen import make
 from certs.verify import peer_identity
+from mesh_api.discovery import ALPN_DISCOVERY
 
 REAL = datetime.now(UTC)
 CA = Authority.create(DOMAIN, REAL)
@@ -25,8 +26,8 @@ def test_contexts_are_strict():
     made = credentials(CA)
     assert made.identity == str(WEB)
     assert made.not_before < REAL.timestamp() < made.not_after
-    assert set(made.client) == set(ALPN_ALL)
-    for context in (made.server, *made.client.values()):
+    assert set(made.client) == {*ALPN_ALL, ALPN_DISCOVERY}
+    for context in (made.server, made.discovery, *made.client.values()):
         assert context.minimum_version == context.maximum_version == ssl.TLSVersion.TLSv1_3
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert not context.check_hostname

@@ -17,7 +17,7 @@ from cryptography import x509
 from certs.authority import Authority
 from certs.framing import FrameError, read_frame, write_frame
 from certs.keygen import make
-from certs.service import Denied, ServiceError, SocketAuthenticator, open_socket, serve
+from certs.service import Denied, Service, ServiceError, SocketAuthenticator, open_socket, serve
 from certs.workload import UnixSigner, obtain
 from mesh_api.ca import MAX_CA_MESSAGE_BYTES
 
@@ -33,14 +33,18 @@ class Fixture:
     def start(self, nursery: trio.Nursery, **more):
         more.setdefault("authenticator", SocketAuthenticator(WEB))
         authenticator = more.pop("authenticator")
+        mode = more.pop("mode", 0o600)
         return nursery.start(
             lambda *, task_status: serve(
                 self.path,
-                lambda: self.authority,
-                authenticator,
-                on_event=lambda name, fields: self.events.append((name, dict(fields))),
+                Service(
+                    lambda: self.authority,
+                    authenticator,
+                    on_event=lambda name, fields: self.events.append((name, dict(fields))),
+                    **more,
+                ),
+                mode=mode,
                 task_status=task_status,
-                **more,
             )
         )
 

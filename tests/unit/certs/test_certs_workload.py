@@ -71,12 +71,16 @@ class Forever:
 
 
 @trio_test
-async def test_obtain_makes_a_new_key_each_time_and_leaves_nothing_open():
+async def test_obtain_makes_a_new_key_each_time_and_keeps_it_no_longer_than_the_credentials():
     signer = LocalSigner()
     one = await obtain(signer, DOMAIN)
-    await obtain(signer, DOMAIN)
+    two = await obtain(signer, DOMAIN)
     assert one.identity == str(WEB)
     assert len(set(signer.requests)) == 2
+    assert len(_descriptors()) == 2
+    del one
+    assert len(_descriptors()) == 1
+    two.material.close()
     assert not _descriptors()
 
 

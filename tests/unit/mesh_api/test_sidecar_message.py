@@ -8,6 +8,7 @@ from mesh_api.sidecar import (
     ConfigError,
     Destination,
     Endpoint,
+    Family,
     Pod,
     Snapshot,
     TlsMode,
@@ -19,6 +20,7 @@ from mesh_api.sidecar import (
 )
 
 ID = "spiffe://cluster.local/ns/shop/sa/a"
+WORKLOAD_PART = Workload(name="a", namespace="shop")
 WORKLOAD = {"name": "a", "namespace": "shop"}
 
 
@@ -188,3 +190,34 @@ def test_any_bytes(data):
         decode_snapshot(data)
     except ConfigError:
         pass
+
+
+def test_a_destination_of_one_family_has_addresses_of_no_other():
+    def errors(family, *addresses):
+        endpoints = tuple(Endpoint(address=address, port=80) for address in addresses[1:])
+        destination = Destination(
+            name="d", namespace="shop", port=80, addresses=addresses[:1], family=family, endpoints=endpoints
+        )
+        return [
+            error.expected
+            for error in validate(Snapshot(workload=WORKLOAD_PART, destinations=(destination,)))
+        ]
+
+    assert errors(Family.IPV4, "10.1.0.1", "10.0.0.1") == []
+    assert errors(None, "10.1.0.1", "fd00::1") == []
+    assert errors(Family.IPV4, "10.1.0.1", "fd00::1") == [
+        "expected addresses of family ipv4 only, got 'fd00::1'"
+    ]
+    assert errors(Family.IPV6, "10.1.0.1", "fd00::1") == [
+        "expected addresses of family ipv6 only, got '10.1.0.1'"
+    ]
+
+
+def test_the_families_of_a_services_port_are_two_destinations():
+    halves = tuple(
+        Destination(name="d", namespace="shop", port=80, addresses=(address,), family=family)
+        for address, family in (("10.1.0.1", Family.IPV4), ("fd00::1", Family.IPV6))
+    )
+    assert list(validate(Snapshot(workload=WORKLOAD_PART, destinations=halves))) == []
+    twice = next(validate(Snapshot(workload=WORKLOAD_PART, destinations=(halves[0], halves[0]))))
+    assert "the same one" in twice.expected

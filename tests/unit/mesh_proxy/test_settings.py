@@ -66,3 +66,65 @@ def test_errors_name_the_setting(name, value):
 def test_what_must_be_set(name):
     with pytest.raises(SettingsError, match=name):
         from_environment({key: value for key, value in BASE.items() if key != name})
+
+
+CONTROL = {
+    "TRIOMESH_CONTROL_ADDRESS": "triomesh-control.triomesh-system.svc:15010",
+    "TRIOMESH_CA_ADDRESS": "[fd00::1]:15012",
+    "TRIOMESH_CONTROL_IDENTITY": "spiffe://cluster.local/ns/triomesh-system/sa/triomesh-control",
+    "TRIOMESH_POD_NAME": "web-0",
+    "TRIOMESH_POD_NAMESPACE": "shop",
+}
+
+
+def test_with_a_control_plane():
+    settings = from_environment({**CONTROL, "TRIOMESH_TRUST_BUNDLE": "pem"})
+    assert settings.control == ("triomesh-control.triomesh-system.svc", 15010)
+    assert settings.ca == ("fd00::1", 15012)
+    assert str(settings.ca) == "[fd00::1]:15012"
+    assert (settings.config_file, settings.ca_socket) == ("", "")
+    assert (settings.pod_name, settings.pod_namespace) == ("web-0", "shop")
+    assert settings.bundle_pem == "pem"
+    assert settings.bundle_file == "/run/triomesh/bundle/bundle.pem"
+    assert settings.token_file == "/run/secrets/triomesh/token"
+
+
+def test_a_control_plane_with_a_ca_by_hand():
+    env = {name: value for name, value in CONTROL.items() if name != "TRIOMESH_CA_ADDRESS"}
+    settings = from_environment({**env, "TRIOMESH_CA_SOCKET": "/run/ca.sock"})
+    assert settings.ca is None
+    assert settings.ca_socket == "/run/ca.sock"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("TRIOMESH_CONTROL_ADDRESS", "host", "HOST:PORT"),
+        ("TRIOMESH_CONTROL_ADDRESS", "host:0", "HOST:PORT"),
+        ("TRIOMESH_CONTROL_ADDRESS", ":15010", "HOST:PORT"),
+        ("TRIOMESH_CONTROL_ADDRESS", "fd00::1:15010", "HOST:PORT"),
+        ("TRIOMESH_CONTROL_ADDRESS", "[host]:15010", "HOST:PORT"),
+        ("TRIOMESH_CA_ADDRESS", "http://host:15012", "HOST:PORT"),
+        ("TRIOMESH_CONTROL_IDENTITY", "", "SPIFFE id"),
+        ("TRIOMESH_CONTROL_IDENTITY", "spiffe://x", "spiffe://<trust domain>/ns/"),
+        ("TRIOMESH_CONTROL_IDENTITY", "spiffe://other.example/ns/a/sa/b", "cluster.local"),
+        ("TRIOMESH_POD_NAME", "", "the pod's name"),
+        ("TRIOMESH_POD_NAMESPACE", "", "the pod's namespace"),
+    ],
+)
+def test_errors_with_a_control_plane(name, value, expected):
+    with pytest.raises(SettingsError) as caught:
+        from_environment({**CONTROL, name: value})
+    assert str(caught.value).startswith(f"{name}: expected")
+    assert expected in str(caught.value)
+
+
+def test_one_source_of_configuration_and_one_of_certificates():
+    with pytest.raises(SettingsError, match="TRIOMESH_CONFIG_FILE: expected it or TRIOMESH_CONTROL_ADDRESS"):
+        from_environment({**CONTROL, "TRIOMESH_CONFIG_FILE": "/x"})
+    with pytest.raises(SettingsError, match="TRIOMESH_CA_SOCKET: expected it or TRIOMESH_CA_ADDRESS"):
+        from_environment({**CONTROL, "TRIOMESH_CA_SOCKET": "/x"})
+    with pytest.raises(
+        SettingsError, match="TRIOMESH_CONFIG_FILE: expected a path, or TRIOMESH_CONTROL_ADDRESS"
+    ):
+        from_environment({})

@@ -25,6 +25,9 @@ class State:
     def snapshot(self):
         return self.current
 
+    def discovery(self):
+        return {"connected_to": "10.0.0.2:15010"}
+
     def credentials(self):
         return self.certificate
 
@@ -106,6 +109,7 @@ def test_config_dump():
     assert status == 200
     assert json.loads(body) == {
         "snapshot": {"workload": {"name": "web", "namespace": "shop", "serviceAccount": "web"}},
+        "discovery": {"connected_to": "10.0.0.2:15010"},
         "credentials": {
             "identity": "spiffe://cluster.local/ns/shop/sa/web",
             "expires": "2030-01-01T00:00:00Z",

@@ -1,0 +1,1 @@
+"""The custom resources: one module a kind, in terms of the small vocabulary of `schema`."""

@@ -1,0 +1,113 @@
+"""What the control plane's admin port answers: JSON over HTTP, through the API server's `services/proxy`.
+
+    GET /admin/v1/version                                  ControlVersion
+    GET /admin/v1/sidecars[?namespace=NS]                  SidecarList
+    GET /admin/v1/sidecars/NAMESPACE/POD/config            SidecarConfig
+    PUT /admin/v1/sidecars/NAMESPACE/POD/log?level=LEVEL   SidecarLog
+
+Any replica answers for all: it asks the others. What is refused or fails is an `AdminError`, with status 400
+(a wrong parameter), 404 (no such page; a sidecar that no replica knows), 503 (caches not synced yet) or 504
+(the sidecar did not answer in time).
+"""
+
+from __future__ import annotations
+
+import enum
+
+from mesh_api.sidecar import Destination, Inbound, Message, Pod
+
+ADMIN_PREFIX = "/admin/v1"
+MAX_ADMIN_BYTES = 32 * 1024 * 1024
+
+
+class AdminError(Message, frozen=True):
+    """Why there is no other answer."""
+
+    error: str
+
+
+class ControlVersion(Message, frozen=True):
+    """The replica that answered."""
+
+    replica: str
+    version: str
+    trust_domain: str
+    roles: tuple[str, ...] = ()
+
+
+class SyncState(enum.Enum):
+    """Whether a sidecar has what it should have."""
+
+    SYNCED = "synced"
+    PENDING = "pending"
+    """Sent, not acknowledged yet."""
+    REJECTED = "rejected"
+    """Its last update was refused; the one before is in force."""
+
+
+class SidecarState(Message, frozen=True):
+    """One sidecar with a discovery stream."""
+
+    namespace: str
+    pod: str
+    replica: str
+    version: str
+    identity: str
+    state: SyncState
+    keys: int
+    """Subscriptions."""
+    connected_s: float
+    error: str = ""
+    """Of a refused update."""
+    root_sha256: tuple[str, ...] = ()
+    """Fingerprints (DER, lower-case hex) of the roots that it was told to trust."""
+
+
+class SidecarList(Message, frozen=True):
+    """All sidecars, and how many replicas the answer is from."""
+
+    replicas: int
+    answered: int
+    sidecars: tuple[SidecarState, ...] = ()
+
+
+class Listener(Message, frozen=True):
+    """A port that a sidecar listens on."""
+
+    address: str
+    port: int
+    purpose: str
+    """outbound, inbound, health, metrics or admin."""
+
+
+class Certificate(Message, frozen=True):
+    """One certificate that a sidecar holds; times are RFC 3339."""
+
+    role: str
+    """leaf, intermediate or root."""
+    subject: str
+    """SPIFFE id of a leaf, else the distinguished name."""
+    serial: str
+    not_before: str
+    not_after: str
+    sha256: str
+
+
+class SidecarLog(Message, frozen=True):
+    """What a sidecar writes to its log."""
+
+    level: str
+    access_log: bool = False
+
+
+class SidecarConfig(Message, frozen=True):
+    """What one sidecar has in force, as it says itself."""
+
+    namespace: str
+    pod: str
+    destinations: tuple[Destination, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    inbound: Inbound = Inbound()
+    listeners: tuple[Listener, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    log: SidecarLog = SidecarLog(level="info")

@@ -1,0 +1,1 @@
+"""What `meshctl check` looks at: small checks, one list of them before an installation and one after."""

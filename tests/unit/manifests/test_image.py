@@ -1,0 +1,111 @@
+"""The image's recipe, as far as it can be known without building it."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from mesh_api.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("mesh_api", "mesh_proxy", "mesh_control", "injector", "certs")
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
+def stages() -> list[list[tuple[str, str]]]:
+    found: list[list[tuple[str, str]]] = []
+    for name, rest in instructions():
+        if name == "FROM":
+            found.append([])
+        if found:
+            found[-1].append((name, rest))
+    return found
+
+
+def ignored(path: str) -> bool:
+    """Whether .dockerignore keeps a path out of the build context; the last line that matches decides."""
+    out = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!").replace("**/", "*")
+            if any(fnmatch(part, pattern) for part in (path, *map(str, Path(path).parents))):
+                out = not line.startswith("!")
+    return out
+
+
+def test_instructions_are_known() -> None:
+    known = {"ARG", "FROM", "RUN", "COPY", "ENV", "USER", "CMD"}
+    assert {name for name, _ in instructions()} == known
+    assert len(stages()) == 2
+
+
+def test_every_copied_file_is_there_and_sent() -> None:
+    build, final = stages()
+    copied = [rest.split() for name, rest in build if name == "COPY"]
+    for *sources, _ in copied:
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            inside = f"{source}/__init__.py" if (ROOT / source).is_dir() else source
+            assert not ignored(inside), inside
+    assert {source for source, _ in copied} >= set(PACKAGES)
+    assert ignored("tests/unit/x.py")
+    assert ignored(".git/config")
+    assert ignored("mesh_proxy/__pycache__/app.pyc")
+    assert [rest for name, rest in final if name == "COPY"] == ["--from=build /opt/triomesh /opt/triomesh"]
+
+
+def test_the_last_stage_has_no_tools_and_no_root() -> None:
+    build, final = stages()
+    steps = " ".join(rest for name, rest in final if name == "RUN")
+    assert "iptables" in steps
+    assert "libnghttp2-14" in steps
+    assert "pip uninstall" in steps
+    assert "compileall" in steps
+    assert not re.search(r"gcc|build-essential|\bgit\b|curl", steps)
+    assert [rest for name, rest in final if name == "USER"] == ["1337:1337"]
+    assert [rest for name, rest in build if "--require-hashes" in rest and "--only-binary=:all:" in rest]
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, tmp_path / "lib" / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return tmp_path
+
+
+def test_image_root_makes_programs_that_start(prefix: Path) -> None:
+    tool = ROOT / "scripts" / "image-root"
+    subprocess.run([sys.executable, tool, prefix], check=True, timeout=60)
+    names = {path.name for path in (prefix / "bin").iterdir()}
+    assert names == {"triomesh-control", "triomesh-proxy", "triomesh-netinit"}
+    done = subprocess.run(
+        [prefix / "bin" / "triomesh-netinit", "--help"], capture_output=True, text=True, timeout=30, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "apply" in done.stdout
+    assert list((prefix / "lib" / "mesh_proxy").glob("__pycache__/app.*.pyc"))
+
+
+def test_image_root_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    tool = ROOT / "scripts" / "image-root"
+    done = subprocess.run([sys.executable, tool, tmp_path], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith("image-root: triomesh-control: expected ")
