@@ -181,8 +181,8 @@ def test_the_states_of_a_pod_from_start_to_end(cluster: Cluster, namespace: str)
 
 
 def test_logs_of_the_former_container(cluster: Cluster, namespace: str) -> None:
-    once = ["sh", "-c", "test -e /work/again && exec sleep 1000; touch /work/again; echo dying; exit 3"]
-    volume = {"volumeMounts": [{"name": "work", "mountPath": "/work"}]}
+    once = ["sh", "-c", "test -e /scratch/again && exec sleep 1000; touch /scratch/again; echo dying; exit 3"]
+    volume = {"volumeMounts": [{"name": "work", "mountPath": "/scratch"}]}
     spec = {"container": volume, "volumes": [{"name": "work", "emptyDir": {}}]}
     cluster.apply(pod("p", *once, namespace=namespace, **spec))
 
