@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,10 +130,13 @@ def test_kubectl_apply_and_meshctl_take_turns(clean: Cluster) -> None:
 
 
 def test_drift_is_repaired_and_what_the_control_plane_wrote_stays(installed: Cluster) -> None:
-    bundle = "LS0tCg=="
     hooks = "mutatingwebhookconfiguration/triomesh-injector"
-    add = json.dumps([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}])
-    installed.kubectl("patch", hooks, "--type=json", "-p", add)
+
+    def written() -> str:
+        return str(installed.json("get", hooks)["webhooks"][0]["clientConfig"].get("caBundle", ""))
+
+    installed.until(lambda: b64decode(written()).startswith(b"-----BEGIN CERTIFICATE"), "our bundle in it")
+    bundle = written()
     fail = json.dumps([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"}])
     validator = "validatingwebhookconfiguration/triomesh-validator"
     installed.kubectl("patch", validator, "--type=json", "-p", fail)
@@ -149,8 +153,7 @@ def test_drift_is_repaired_and_what_the_control_plane_wrote_stays(installed: Clu
     assert found.pop("rolebinding.rbac.authorization.k8s.io/triomesh-control") == "created"
     assert found.pop("clusterrole.rbac.authorization.k8s.io/triomesh-control") == "configured"
     assert set(found.values()) == {"unchanged"}
-    now = installed.json("get", hooks)
-    assert now["webhooks"][0]["clientConfig"]["caBundle"] == bundle
+    assert written() == bundle
     assert installed.json("get", validator)["webhooks"][0]["failurePolicy"] == "Fail"
 
 

@@ -25,23 +25,23 @@ DB = SpiffeId(DOMAIN, "shop", "db")
 def test_the_same_key_trusts_more():
     ours = kept_credentials(OLD, WEB)
     theirs = kept_credentials(NEW.with_bundle(OLD.bundle.add(NEW.bundle)), DB)
-    again = rebuild(ours, BOTH, NOW.timestamp())
+    again = rebuild(ours, BOTH, datetime.now(UTC).timestamp())
     assert again.chain_pem == ours.chain_pem
     assert again.bundle_pem == BOTH
     _handshake(again.client[ALPN_HTTP1], theirs.server)
     _handshake(theirs.client[ALPN_HTTP1], again.server)
     del ours
-    assert rebuild(again, BOTH, NOW.timestamp()).identity == str(WEB), (
+    assert rebuild(again, BOTH, datetime.now(UTC).timestamp()).identity == str(WEB), (
         "the key outlives the first credentials"
     )
 
 
 def test_what_cannot_work_is_refused():
     with pytest.raises(CredentialsError, match="self-test"):
-        rebuild(kept_credentials(OLD, WEB), NEW.bundle.to_pem().decode(), NOW.timestamp())
+        rebuild(kept_credentials(OLD, WEB), NEW.bundle.to_pem().decode(), datetime.now(UTC).timestamp())
     forgotten = credentials(OLD)
     with pytest.raises(CredentialsError, match="key was kept"):
-        rebuild(forgotten, BOTH, NOW.timestamp())
+        rebuild(forgotten, BOTH, datetime.now(UTC).timestamp())
     with pytest.raises(CredentialsError, match="key was kept"):
         open_server(forgotten, "x")
 

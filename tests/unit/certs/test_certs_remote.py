@@ -187,7 +187,7 @@ def serials(*authorities: Authority) -> list[str]:
 
 
 def normal(found: list[str]) -> list[str]:
-    return [one.lstrip("0") for one in found]
+    return sorted(one.lstrip("0") for one in found)
 
 
 def test_the_newest_valid_bundle_wins(tmp_path):

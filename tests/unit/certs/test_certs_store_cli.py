@@ -92,7 +92,7 @@ def test_unusable_directories(tmp_path):
 
 
 def test_rotation_in_three_steps(tmp_path):
-    now = REAL.timestamp()
+    now = datetime.now(UTC).timestamp()
     old, new = Authority.create(DOMAIN, REAL), Authority.create(DOMAIN, REAL)
     store.create(tmp_path, old)
     with pytest.raises(store.StoreError, match="no signer waits"):
