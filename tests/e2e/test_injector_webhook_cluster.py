@@ -166,7 +166,7 @@ def _of_a_deployment(cluster: Cluster, hook: Hook) -> None:
 
     cluster.until(lambda: len(pods()) == 1, "the Deployment's pod")
     assert init_names(pods()[0]) == ["triomesh-init", "triomesh-proxy"]
-    assert hook.events[-1].involved.kind == "ReplicaSet"
+    cluster.until(lambda: hook.events[-1].involved.kind == "ReplicaSet", "the Event about the ReplicaSet")
     cluster.kubectl("-n", "shop", "delete", "deployment", "api")
 
 
@@ -230,23 +230,12 @@ def _checks_pass_where_strangers_do_not(cluster: Cluster) -> None:
     cluster.until(lambda: ready().get("web", False), "the check of web")
     assert ready() == {"web": True, "wrong": False}
     address = cluster.json("-n", "other", "get", "pod", "checked")["status"]["podIP"]
-    stranger = cluster.kubectl(
-        *(
-            "-n",
-            "other",
-            "run",
-            "stranger",
-            "--image=none",
-            "--restart=Never",
-            "--rm",
-            "-i",
-            "--command",
-            "--",
-        ),
-        *("curl", "-sS", "--max-time", "5", f"http://{address}:8080/"),
-        check=False,
-    )
-    assert "Connection reset by peer" in stranger.stdout + stranger.stderr
+    call = ("curl", "-sS", "--max-time", "5", f"http://{address}:8080/")
+    other = ("-n", "other")
+    cluster.kubectl(*other, "run", "stranger", "--image=none", "--restart=Never", "--command", "--", *call)
+    ended = "--for=jsonpath={.status.phase}=Failed"
+    cluster.kubectl(*other, "wait", ended, "pod/stranger", "--timeout=30s")
+    assert "Connection reset by peer" in cluster.kubectl(*other, "logs", "stranger").stdout
     log = cluster.kubectl("-n", "other", "logs", "checked", "-c", "triomesh-proxy").stdout
     assert (
         f'"path":"/app-health/wrong/readyz","outcome":"connect to {address}:9999: Connection refused"' in log
