@@ -56,7 +56,8 @@ def install(target: Path, *, in_use: bool = False) -> None:
         shutil.copytree(_package(package), lib / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in sorted(_closure(LIBRARIES)):
         _copy_distribution(name, lib)
-    # Byte code once, so that no start of a container pays for it. By this process: others would outlive it.
+    # Byte code that is missing, so that no start of a container pays for it. By this process: others would
+    # outlive it.
     compileall.compile_dir(lib, quiet=2, stripdir=str(lib), prependdir=f"{MOUNTED_AT}/lib")
     programs = new / "bin"
     programs.mkdir()
@@ -109,9 +110,9 @@ def _closure(roots: tuple[str, ...]) -> set[str]:
 def _copy_distribution(name: str, lib: Path) -> None:
     for file in importlib.metadata.files(name) or ():
         # Scripts lie outside site-packages ("../../bin/x"); nobody needs them here.
-        if ".." in file.parts or "__pycache__" in file.parts or file.parts[0].endswith(".dist-info"):
+        if ".." in file.parts or file.parts[0].endswith(".dist-info"):
             continue
         source = Path(str(file.locate()))
         if source.is_file():
             (lib / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, lib / file)
+            shutil.copy2(source, lib / file)  # with its time, so that its byte code stays good
