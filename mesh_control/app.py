@@ -118,6 +118,10 @@ class App:
         """Begin the end: not ready from now on."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
     def not_ready(self) -> list[str]:
         """Why this replica is not ready, one reason a line."""
         reasons = []
@@ -127,7 +131,7 @@ class App:
             reasons.append("the caches have not synced yet")
         if self.certificate.current is None:
             reasons.append("no certificate for the webhook yet")
-        if self._stop.is_set():
+        if self.stopping:
             reasons.append("stopping")
         return reasons
 
@@ -206,7 +210,7 @@ async def run(settings: Settings, client: Client, log: LogWriter, rng: random.Ra
 
             async def watch() -> None:
                 async for _ in signals:
-                    if app.not_ready() and app.not_ready()[-1] == "stopping":
+                    if app.stopping:
                         nursery.cancel_scope.cancel()
                         return
                     app.stop()

@@ -15,7 +15,7 @@ import trio
 from cryptography import x509
 
 from mesh_local.apiserver import egress_tls
-from mesh_local.apiserver.types import Dialer
+from mesh_local.network.types import Dialer
 
 MAX_BODY = 3 * 1024 * 1024
 CLOSE_S = 1.0

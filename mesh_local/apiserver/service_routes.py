@@ -3,8 +3,9 @@
 import random
 
 from mesh_local.apiserver.egress import Address, EgressError
-from mesh_local.apiserver.types import Dialer, Reader
+from mesh_local.apiserver.types import Reader
 from mesh_local.machinery.objects import Object, dig, labels_of
+from mesh_local.network.types import Dialer
 
 
 class ServiceResolver:

@@ -5,8 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import trio
-
 from mesh_local.kinds.base import Kind
 from mesh_local.machinery.objects import Object
 
@@ -160,12 +158,4 @@ class LogSource(Protocol):
 
     def open_log(self, pod: Object, options: LogOptions) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Chunks of log; with `follow` until the container ends. Raises ApiError when entered (400, 404)."""
-        ...
-
-
-class Dialer(Protocol):
-    """Opens TCP connections from a network namespace: the host's, or the node's."""
-
-    async def dial(self, host: str, port: int) -> trio.SocketStream:
-        """Raises OSError. `host` is an IP address; the caller's cancel scope is the deadline."""
         ...

@@ -14,8 +14,8 @@ from mesh_local.apiserver.admission.webhook_match import Hook
 from mesh_local.apiserver.admission.webhook_review import BadAnswer, decoded
 from mesh_local.apiserver.egress import Address, EgressError, Request, Response, fetch, resolve_host
 from mesh_local.apiserver.service_routes import ServiceResolver
-from mesh_local.apiserver.types import Dialer
 from mesh_local.machinery.objects import Object
+from mesh_local.network.types import Dialer
 
 HEADERS = (
     (b"User-Agent", b"kube-apiserver-admission"),
