@@ -12,6 +12,7 @@ COPY requirements/runtime.txt /src/requirements.txt
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \
       --only-binary=:all: --target /opt/triomesh/lib --requirement /src/requirements.txt
 COPY mesh_api /opt/triomesh/lib/mesh_api
+COPY mesh_ops /opt/triomesh/lib/mesh_ops
 COPY mesh_proxy /opt/triomesh/lib/mesh_proxy
 COPY mesh_control /opt/triomesh/lib/mesh_control
 COPY injector /opt/triomesh/lib/injector

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import random
 import resource
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import Protocol
 
 import click
 import msgspec
@@ -36,22 +37,32 @@ from mesh_api.discovery import (
     encode_message,
 )
 from mesh_api.sidecar import Destination, Endpoint, TlsMode, Workload
-from mesh_control.serve.discovery import DiscoveryServer
+from mesh_control.serve.discovery import DiscoveryServer, Source
 from mesh_control.serve.subscriptions import PodRef
 
 ENDPOINTS = 5
 _IDENTITY = "spiffe://cluster.local/ns/shop/sa/web"
 
 
+class Changing(Source, Protocol):
+    """A source whose services change when told to."""
+
+    moments: dict[str, float]
+    """When a destination has changed last, by key."""
+
+    def change(self, n: int) -> None:
+        """Service `n`, which is at `service_ip(n)`, has changed."""
+        ...
+
+
 class Cluster:
-    """The source: services that change their endpoints when told to."""
+    """Services that change their endpoints."""
 
     def __init__(self, services: int) -> None:
         self._own = WorkloadConfig(Workload(name="any", namespace="shop"), "cluster.local", "")
         self._callbacks: list[Callable[[Collection[str]], None]] = []
         self._contents: dict[str, Content] = {}
         self.moments: dict[str, float] = {}
-        """When a service has changed last."""
         self._rounds = 0
         for n in range(services):
             self._put(n)
@@ -102,7 +113,7 @@ def service_ip(n: int) -> str:
 class Sidecars:
     """The other ends: they ask once, acknowledge everything, and note when a change arrived."""
 
-    def __init__(self, server: DiscoveryServer, cluster: Cluster) -> None:
+    def __init__(self, server: DiscoveryServer, cluster: Changing) -> None:
         self._server = server
         self._cluster = cluster
         self.ready = 0
@@ -150,7 +161,7 @@ class Figures(msgspec.Struct):
 
 
 async def _measure(
-    sidecars: Sidecars, cluster: Cluster, what: str, changes: Collection[int], every_s: float, expected: int
+    sidecars: Sidecars, cluster: Changing, what: str, changes: Collection[int], every_s: float, expected: int
 ) -> Figures:
     waits: list[float] = []
     sidecars.waits = waits
@@ -168,10 +179,9 @@ async def _measure(
     return Figures(what, len(waits), at(0.5), at(0.99), at(1))
 
 
-async def run(sidecars: int, services: int, used: int, changes: int) -> list[Figures]:
+async def run(cluster: Changing, sidecars: int, services: int, used: int, changes: int) -> list[Figures]:
     """Measure with so many of each; raises trio.TooSlowError where something was never received."""
     rng = random.Random(7)
-    cluster = Cluster(services)
     server = DiscoveryServer(
         cluster, lambda _namespace, _pod: _IDENTITY, "cluster.local", rng, replica="bench", version="bench"
     )
@@ -211,7 +221,12 @@ async def run(sidecars: int, services: int, used: int, changes: int) -> list[Fig
 @click.option("--changes", default=100, show_default=True)
 def main(sidecars: int, services: int, used: int, changes: int) -> None:
     """Measure the way of an endpoint's change to the sidecars that use it."""
-    for row in trio.run(run, sidecars, services, used, changes):
+    show(trio.run(run, Cluster(services), sidecars, services, used, changes))
+
+
+def show(rows: Iterable[Figures]) -> None:
+    """Print a line for each."""
+    for row in rows:
         click.echo(
             f"{row.what:36} received {row.received:6}  p50 {row.p50_ms:7.2f} ms  "
             f"p99 {row.p99_ms:7.2f} ms  max {row.max_ms:7.2f} ms"

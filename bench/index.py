@@ -21,7 +21,7 @@ from mesh_control.index.objects import KINDS, Kind
 _MIB = 1024 * 1024
 
 
-def _pod(service: int, number: int, deleting: bool = False) -> dict[str, Any]:
+def pod_object(service: int, number: int, deleting: bool = False) -> dict[str, Any]:
     name = f"app-{service:04}-7d4b9c6f58-{number:05}"
     ip = f"10.{service >> 8}.{service & 255}.{number + 1}"
     app = f"app-{service:04}"
@@ -33,7 +33,13 @@ def _pod(service: int, number: int, deleting: bool = False) -> dict[str, Any]:
         "labels": {"app": app, "version": "v1", "pod-template-hash": "7d4b9c6f58"},
         "annotations": {"triomesh.dev/injected": "0.1.0", "example.com/notes": "x" * 400},
         "ownerReferences": [
-            {"kind": "ReplicaSet", "name": f"{app}-7d4b9c6f58", "controller": True, "uid": "u"}
+            {
+                "apiVersion": "apps/v1",
+                "kind": "ReplicaSet",
+                "name": f"{app}-7d4b9c6f58",
+                "controller": True,
+                "uid": "u",
+            }
         ],
     }
     if deleting:
@@ -54,7 +60,7 @@ def _pod(service: int, number: int, deleting: bool = False) -> dict[str, Any]:
     }
 
 
-def _service(service: int) -> dict[str, Any]:
+def service_object(service: int) -> dict[str, Any]:
     ip = f"10.96.{service >> 8}.{service & 255}"
     return {
         "metadata": {"name": f"app-{service:04}", "namespace": f"ns-{service % 20:02}"},
@@ -68,7 +74,7 @@ def _service(service: int) -> dict[str, Any]:
     }
 
 
-def _slice(service: int, pods: list[dict[str, Any]], unready: int = -1) -> dict[str, Any]:
+def slice_object(service: int, pods: list[dict[str, Any]], unready: int = -1) -> dict[str, Any]:
     endpoints = [
         {
             "addresses": [pod["status"]["podIP"]],
@@ -96,8 +102,8 @@ def _slice(service: int, pods: list[dict[str, Any]], unready: int = -1) -> dict[
     }
 
 
-def _cluster(services: int, each: int) -> dict[Kind, list[bytes]]:
-    """The cluster as the API server lists it."""
+def cluster_json(services: int, each: int) -> dict[Kind, list[bytes]]:
+    """A cluster as the API server lists it; Service `n` is at 10.96.(n >> 8).(n & 255), port 80."""
     objects: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for i in range(20):
         objects["Namespace"].append({"metadata": {"name": f"ns-{i:02}"}})
@@ -106,14 +112,15 @@ def _cluster(services: int, each: int) -> dict[Kind, list[bytes]]:
             {"metadata": {"name": f"node-{i:02}"}, "spec": {"podCIDRs": [f"10.{i}.0.0/16"]}}
         )
     for service in range(services):
-        pods = [_pod(service, number) for number in range(each)]
+        pods = [pod_object(service, number) for number in range(each)]
         objects["Pod"] += pods
-        objects["Service"].append(_service(service))
-        objects["EndpointSlice"].append(_slice(service, pods))
+        objects["Service"].append(service_object(service))
+        objects["EndpointSlice"].append(slice_object(service, pods))
     return {kind: [json.dumps(one).encode() for one in found] for kind, found in objects.items()}
 
 
-def _fill(cluster: dict[Kind, list[bytes]], order: tuple[Kind, ...]) -> Index:
+def filled(cluster: dict[Kind, list[bytes]], order: tuple[Kind, ...] = KINDS) -> Index:
+    """An index of it."""
     index = Index("cluster.local", ("10.96.0.0/12",))
     for kind in order:
         index.replace(kind, (decode(kind, data) for data in cluster[kind]))
@@ -124,7 +131,7 @@ def _memory(cluster: dict[Kind, list[bytes]]) -> tuple[Index, float]:
     gc.collect()
     tracemalloc.start()
     try:
-        index = _fill(cluster, KINDS)
+        index = filled(cluster, KINDS)
         gc.collect()
         return index, tracemalloc.get_traced_memory()[0] / _MIB
     finally:
@@ -137,8 +144,8 @@ def _change(index: Index, services: int, each: int) -> tuple[float, float, float
     decoding = indexing = compiling = 0.0
     rounds = min(services, 200)
     for service in range(rounds):
-        pods = [_pod(service, number) for number in range(each)]
-        data = json.dumps(_slice(service, pods, unready=0)).encode()
+        pods = [pod_object(service, number) for number in range(each)]
+        data = json.dumps(slice_object(service, pods, unready=0)).encode()
         start = time.perf_counter()
         obj = decode("EndpointSlice", data)
         decoded = time.perf_counter()
@@ -164,15 +171,15 @@ def _change(index: Index, services: int, each: int) -> tuple[float, float, float
 )
 def main(services: int, endpoints: int) -> None:
     """Print build time, memory and the cost of a change."""
-    cluster = _cluster(services, endpoints)
+    cluster = cluster_json(services, endpoints)
     size = sum(len(data) for found in cluster.values() for data in found) / _MIB
     click.echo(f"{services} Services, {services * endpoints} pods and endpoints, {size:.1f} MiB of JSON")
     start = time.perf_counter()
-    _fill(cluster, KINDS)
+    filled(cluster, KINDS)
     click.echo(f"built in {time.perf_counter() - start:.2f} s")
     backwards = tuple(reversed(KINDS))
     start = time.perf_counter()
-    _fill(cluster, backwards)
+    filled(cluster, backwards)
     click.echo(f"built in {time.perf_counter() - start:.2f} s with the kinds in the other order")
     index, memory = _memory(cluster)
     click.echo(f"memory {memory:.1f} MiB")

@@ -217,6 +217,18 @@ def open_server(credentials: Credentials, alpn: str) -> ssl.SSLContext:
     return context
 
 
+def open_pair(credentials: Credentials, alpn: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts of server and client for one protocol; the server lets in who has no certificate, too.
+
+    Raises CredentialsError.
+    """
+    server = open_server(credentials, alpn)
+    server.verify_mode = ssl.CERT_OPTIONAL
+    assert credentials.material is not None
+    key_and_chain = credentials.material.path
+    return server, _context(ssl.PROTOCOL_TLS_CLIENT, key_and_chain, credentials.bundle_pem, (alpn,))
+
+
 class Holder:
     """The one place where the current credentials are looked up, at every new connection.
 

@@ -1,4 +1,4 @@
-"""The webhook's HTTPS server: `POST /inject`, and `GET /healthz`.
+"""The webhooks' HTTPS server: `POST /inject`, what else the process answers, and `GET /healthz`.
 
 Everybody in the cluster can reach it, and pods cannot be created while it does not answer. So everything is
 bounded and has a deadline, and who holds connections open without a request loses the oldest to the next one.
@@ -8,7 +8,7 @@ The answer is sent before anybody is told about it: Events must not delay a pod.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -36,6 +36,10 @@ DRAIN_S = 5.0
 EVENT_QUEUE = 256
 EVENT_S = 10.0
 _READ_BYTES = 64 * 1024
+
+
+Reviewer = Callable[[bytes], bytes]
+"""Answers a review by its bytes alone; raises ReviewError for what is none."""
 
 
 class NamespaceUnavailable(Exception):
@@ -98,8 +102,11 @@ class _Line:
 
 
 class _Server:
-    def __init__(self, hook: Hook, tls: Callable[[], ssl.SSLContext | None]) -> None:
+    def __init__(
+        self, hook: Hook, tls: Callable[[], ssl.SSLContext | None], others: Mapping[str, Reviewer]
+    ) -> None:
         self.hook = hook
+        self.others = {path.encode(): reviewer for path, reviewer in others.items()}
         self.tls = tls
         self.stopping = False
         self._lines: dict[_Line, None] = {}
@@ -153,9 +160,12 @@ class _Server:
 
     async def answer(self, request: h11.Request, body: bytes) -> _Response:
         """The response to a whole request."""
-        if request.target.partition(b"?")[0] == b"/healthz":
+        path = request.target.partition(b"?")[0]
+        if path == b"/healthz":
             return _text(200, "ok")
         try:
+            if path in self.others:
+                return _Response(200, self.others[path](body), content_type="application/json")
             asked = review.parse(body)
             with trio.fail_after(DECIDE_S):
                 namespace = await self.hook.namespace(asked.namespace)
@@ -257,7 +267,7 @@ class _Connection:
                     await self._stream.send_all(go or b"")
                 await self._receive()
             elif isinstance(event, h11.Request):
-                _check(event)
+                _check(event, self._server.others)
                 request = event
             elif isinstance(event, h11.Data):
                 body += event.data
@@ -291,12 +301,14 @@ class _Connection:
             left -= len(data)
 
 
-def _check(request: h11.Request) -> None:
+def _check(request: h11.Request, others: Mapping[bytes, Reviewer]) -> None:
     """Refuse by the head alone. Raises _Refused."""
     path = request.target.partition(b"?")[0]
-    allowed = {b"/inject": b"POST", b"/healthz": b"GET"}.get(path)
+    methods = {b"/inject": b"POST", **dict.fromkeys(others, b"POST"), b"/healthz": b"GET"}
+    allowed = methods.get(path)
     if allowed is None:
-        raise _Refused(_text(404, "expected /inject or /healthz"))
+        *some, last = (known.decode() for known in methods)
+        raise _Refused(_text(404, f"expected {', '.join(some)} or {last}"))
     if request.method != allowed:
         raise _Refused(_text(405, f"expected {allowed.decode()}", ("Allow", allowed.decode())))
     headers = dict(request.headers)
@@ -318,6 +330,7 @@ async def serve(
     hook: Hook,
     stop: trio.Event,
     *,
+    others: Mapping[str, Reviewer] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set; requests that have come are then answered for some seconds more.
@@ -327,9 +340,10 @@ async def serve(
         tls: the context for the next connection; None closes it.
         hook: the process around.
         stop: set to end.
+        others: what answers at other paths.
         task_status: started once connections are accepted.
     """
-    server = _Server(hook, tls)
+    server = _Server(hook, tls, others or {})
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.tell)

@@ -1,34 +1,15 @@
-"""The control plane's namespace, Deployment, Service, and what protects them."""
+"""The control plane's namespace, Deployments, Services, and what protects them."""
 
 import json
 from typing import Any
 
 from manifests.injection import ENVIRONMENT_VARIABLE, as_environment
-from manifests.names import (
-    ADMIN_PORT,
-    CA_AUDIENCE,
-    CA_BUNDLE,
-    CA_PORT,
-    CONTROL,
-    DISCOVERY_PORT,
-    HTTP_PORT,
-    VALUES_ANNOTATION,
-    WEBHOOK_PORT,
-    labels,
-)
+from manifests.names import CA_AUDIENCE, CA_BUNDLE, CONTROL, VALUES_ANNOTATION, labels
+from manifests.parts import PORTS, SERVICES, Part, part_behind, parts
 from manifests.values import Values, to_plain
 
 Object = dict[str, Any]
 UID = 1337
-_SELECTOR = {"app.kubernetes.io/name": CONTROL, "app.kubernetes.io/component": "control"}
-_POD_LABELS = {**_SELECTOR, "app.kubernetes.io/part-of": "triomesh"}
-_PORTS = {
-    "discovery": DISCOVERY_PORT,
-    "ca": CA_PORT,
-    "webhook": WEBHOOK_PORT,
-    "http": HTTP_PORT,
-    "admin": ADMIN_PORT,
-}
 
 
 def namespace(values: Values) -> Object:
@@ -45,47 +26,63 @@ def namespace(values: Values) -> Object:
     }
 
 
-def service(values: Values) -> Object:
+def services(values: Values) -> list[Object]:
+    """One a role. The first has every port of the pods behind it."""
+    return [_service(values, name) for name in SERVICES]
+
+
+def _service(values: Values, name: str) -> Object:
+    behind = part_behind(values, name)
     ports = [
         {
-            "name": name,
-            "port": 443 if name == "webhook" else number,
+            "name": port,
+            "port": 443 if port == "webhook" else PORTS[port],
             "protocol": "TCP",
-            "targetPort": name,
+            "targetPort": port,
         }
-        for name, number in _PORTS.items()
+        for port in (behind.ports if behind.name == name else SERVICES[name])
     ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": CONTROL, "namespace": values.namespace, "labels": labels("control")},
-        "spec": {"type": "ClusterIP", "selector": _SELECTOR, "ports": ports},
+        "metadata": _metadata(name, behind, values),
+        "spec": {"type": "ClusterIP", "selector": behind.selector, "ports": ports},
     }
 
 
-def deployment(values: Values) -> Object:
+def _metadata(name: str, part: Part, values: Values) -> Object:
+    return {"name": name, "namespace": values.namespace, "labels": labels(part.component)}
+
+
+def deployments(values: Values) -> list[Object]:
+    """One a part."""
+    return [_deployment(values, part) for part in parts(values)]
+
+
+def _deployment(values: Values, part: Part) -> Object:
+    metadata = _metadata(part.name, part, values)
+    if part.name == CONTROL:
+        # What an upgrade starts from: the choices of this installation.
+        metadata["annotations"] = {VALUES_ANNOTATION: json.dumps(to_plain(values), sort_keys=True)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": CONTROL,
-            "namespace": values.namespace,
-            "labels": labels("control"),
-            # What an upgrade starts from: the choices of this installation.
-            "annotations": {VALUES_ANNOTATION: json.dumps(to_plain(values), sort_keys=True)},
-        },
+        "metadata": metadata,
         "spec": {
             "replicas": values.replicas,
             "revisionHistoryLimit": 5,
-            "selector": {"matchLabels": _SELECTOR},
+            "selector": {"matchLabels": part.selector},
             # The old replica stays until the new one has synced: sidecars always find one.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": _POD_LABELS}, "spec": _pod(values)},
+            "template": {
+                "metadata": {"labels": {**part.selector, "app.kubernetes.io/part-of": "triomesh"}},
+                "spec": _pod(values, part),
+            },
         },
     }
 
 
-def _pod(values: Values) -> Object:
+def _pod(values: Values, part: Part) -> Object:
     spec: Object = {
         "serviceAccountName": CONTROL,
         "automountServiceAccountToken": True,
@@ -99,16 +96,16 @@ def _pod(values: Values) -> Object:
             "fsGroup": UID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _apart(),
+        "affinity": _apart(part),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
                 "topologyKey": "topology.kubernetes.io/zone",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": _SELECTOR},
+                "labelSelector": {"matchLabels": part.selector},
             }
         ],
-        "containers": [_container(values)],
+        "containers": [_container(values, part)],
         "volumes": _volumes(),
     }
     if values.image.pull_secrets:
@@ -116,8 +113,8 @@ def _pod(values: Values) -> Object:
     return spec
 
 
-def _apart() -> Object:
-    term = {"labelSelector": {"matchLabels": _SELECTOR}, "topologyKey": "kubernetes.io/hostname"}
+def _apart(part: Part) -> Object:
+    term = {"labelSelector": {"matchLabels": part.selector}, "topologyKey": "kubernetes.io/hostname"}
     return {
         "podAntiAffinity": {
             "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
@@ -125,7 +122,7 @@ def _apart() -> Object:
     }
 
 
-def _container(values: Values) -> Object:
+def _container(values: Values, part: Part) -> Object:
     resources = {
         name: amounts.as_dict()
         for name, amounts in (("requests", values.resources.requests), ("limits", values.resources.limits))
@@ -136,8 +133,8 @@ def _container(values: Values) -> Object:
         "image": values.image.reference,
         "imagePullPolicy": values.image.pull_policy,
         "command": ["/opt/triomesh/bin/triomesh-control"],
-        "env": _environment(values),
-        "ports": [{"name": n, "containerPort": p, "protocol": "TCP"} for n, p in _PORTS.items()],
+        "env": _environment(values, part),
+        "ports": [{"name": n, "containerPort": PORTS[n], "protocol": "TCP"} for n in part.ports],
         "startupProbe": _probe("/healthz/live", period=1, failures=60),
         "readinessProbe": _probe("/healthz/ready", period=2, failures=3),
         "livenessProbe": _probe("/healthz/live", period=10, failures=6),
@@ -164,7 +161,7 @@ def _probe(path: str, *, period: int, failures: int) -> Object:
     }
 
 
-def _environment(values: Values) -> list[Object]:
+def _environment(values: Values, part: Part) -> list[Object]:
     fields = {
         "TRIOMESH_POD_NAME": "metadata.name",
         "TRIOMESH_POD_NAMESPACE": "metadata.namespace",
@@ -174,6 +171,10 @@ def _environment(values: Values) -> list[Object]:
     texts = {
         "TRIOMESH_TRUST_DOMAIN": values.trust_domain,
         "TRIOMESH_LOG_LEVEL": values.log_level,
+        "TRIOMESH_ROLES": ",".join(part.roles),
+        "TRIOMESH_CA_CHECK_PEER_ADDRESS": "true" if values.ca.check_peer_address else "false",
+        "TRIOMESH_LEAF_LIFETIME_S": str(values.ca.leaf_lifetime_seconds),
+        "TRIOMESH_CLUSTER_NETWORKS": ",".join(values.cluster_networks),
         ENVIRONMENT_VARIABLE: as_environment(values),
     }
     return [
@@ -191,33 +192,43 @@ def _volumes() -> list[Object]:
     ]
 
 
-def disruption_budget(values: Values) -> Object:
-    """One replica at a time, where there is more than one; a single one must not block a node's drain."""
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": {"name": CONTROL, "namespace": values.namespace, "labels": labels("control")},
-        "spec": {
-            "maxUnavailable": 1,
-            "selector": {"matchLabels": _SELECTOR},
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        },
-    }
+def disruption_budgets(values: Values) -> list[Object]:
+    """One replica of a part at a time, where there is more than one; a single one must not block a drain."""
+    if values.replicas == 1:
+        return []
+    return [
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": _metadata(part.name, part, values),
+            "spec": {
+                "maxUnavailable": 1,
+                "selector": {"matchLabels": part.selector},
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            },
+        }
+        for part in parts(values)
+    ]
 
 
-def network_policy(values: Values) -> Object:
-    """Sidecars and the API server are everywhere; the admin port is for the API server alone."""
-    open_ports = [{"protocol": "TCP", "port": name} for name in _PORTS if name != "admin"]
-    callers = [{"ipBlock": {"cidr": cidr}} for cidr in values.network_policy.admin_from]
+def network_policies(values: Values) -> list[Object]:
+    """Sidecars and the API server are everywhere; the admin port is for the API server and other replicas."""
+    return [_network_policy(values, part) for part in parts(values)]
+
+
+def _network_policy(values: Values, part: Part) -> Object:
+    open_ports = [{"protocol": "TCP", "port": PORTS[name]} for name in part.ports if name != "admin"]
+    callers: list[Object] = [{"podSelector": {"matchLabels": part.selector}}]
+    callers += [{"ipBlock": {"cidr": cidr}} for cidr in values.network_policy.admin_from]
     ingress: list[Object] = [{"ports": open_ports}]
-    if callers:
-        ingress.append({"ports": [{"protocol": "TCP", "port": "admin"}], "from": callers})
+    if "admin" in part.ports:
+        ingress.append({"ports": [{"protocol": "TCP", "port": PORTS["admin"]}], "from": callers})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": CONTROL, "namespace": values.namespace, "labels": labels("control")},
+        "metadata": _metadata(part.name, part, values),
         "spec": {
-            "podSelector": {"matchLabels": _SELECTOR},
+            "podSelector": {"matchLabels": part.selector},
             "policyTypes": ["Ingress"],
             "ingress": ingress,
         },

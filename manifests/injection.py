@@ -4,6 +4,7 @@ import msgspec
 
 from injector.values import Values as InjectorValues
 from manifests.names import (
+    CA,
     CA_AUDIENCE,
     CA_BUNDLE,
     CA_PORT,
@@ -20,7 +21,6 @@ ENVIRONMENT_VARIABLE = "TRIOMESH_INJECTOR_VALUES"
 
 def injector_values(values: Values) -> InjectorValues:
     """The injector's values; `trust_bundle` is for its caller to add."""
-    host = f"{CONTROL}.{values.namespace}.svc"
     sidecar = values.sidecar
     return InjectorValues(
         version=VERSION,
@@ -28,8 +28,8 @@ def injector_values(values: Values) -> InjectorValues:
         image_pull_policy=values.image.pull_policy,
         trust_domain=values.trust_domain,
         bundle_config_map=CA_BUNDLE,
-        control_address=f"{host}:{DISCOVERY_PORT}",
-        ca_address=f"{host}:{CA_PORT}",
+        control_address=f"{CONTROL}.{values.namespace}.svc:{DISCOVERY_PORT}",
+        ca_address=f"{CA}.{values.namespace}.svc:{CA_PORT}",
         control_identity_path=f"ns/{values.namespace}/sa/{CONTROL}",
         token_audience=CA_AUDIENCE,
         resources=sidecar.resources,

@@ -22,18 +22,14 @@ def crds() -> list[Object]:
 
 def render(values: Values) -> list[Object]:
     """CRDs and the namespace first, webhooks last: nothing asks a control plane that is not there yet."""
-    objects = [
+    return [
         *crds(),
         control.namespace(values),
         *rbac(values),
-        control.service(values),
-        control.deployment(values),
-    ]
-    if values.replicas > 1:
-        objects.append(control.disruption_budget(values))
-    return [
-        *objects,
-        control.network_policy(values),
+        *control.services(values),
+        *control.deployments(values),
+        *control.disruption_budgets(values),
+        *control.network_policies(values),
         webhooks.injector(values),
         webhooks.validator(values),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -69,11 +70,21 @@ class Webhook(_Base, frozen=True):
     """`Ignore` starts pods without a sidecar while the control plane is away."""
 
 
+class Ca(_Base, frozen=True):
+    """Of the CA's endpoint."""
+
+    check_peer_address: bool = True
+    """A token is taken only from an address of its pod. `false` where the cluster masquerades pods' addresses
+    on the way to a Service."""
+    leaf_lifetime_seconds: Annotated[int, msgspec.Meta(ge=10, le=604_800)] = 86_400
+    """Of workload certificates; sidecars renew at half of it, and a rotation's steps are this far apart."""
+
+
 class NetworkPolicyValues(_Base, frozen=True):
     """Who reaches the control plane's pods."""
 
     admin_from: tuple[Cidr, ...] = ("0.0.0.0/0", "::/0")
-    """CIDRs of the API server, for the admin port, which itself asks nobody for a name."""
+    """CIDRs of the API server, for the admin port."""
 
 
 class Sidecar(_Base, frozen=True):
@@ -98,6 +109,12 @@ class Values(_Base, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     resources: Resources = Resources()
     webhook: Webhook = Webhook()
+    ca: Ca = Ca()
+    topology: Literal["combined", "separate"] = "combined"
+    """One Deployment of the whole control plane, or one each of discovery, CA and injector."""
+    cluster_networks: Annotated[tuple[Cidr, ...], msgspec.Meta(max_length=64)] = ()
+    """CIDRs of pods and Services that the cluster does not say (docs/operations.md): a connection there waits
+    until it is known whose address it is."""
     network_policy: NetworkPolicyValues = NetworkPolicyValues()
     sidecar: Sidecar = Sidecar()
 
@@ -117,6 +134,13 @@ def parse(tree: Mapping[str, Any]) -> Values:
         text, _, path = str(exc).partition(" - at `")
         where = "values" + path.rstrip("`").removeprefix("$")
         raise ValuesError(f"{where}: {text[0].lower()}{text[1:]}") from None
+    for cidr in values.cluster_networks:
+        try:
+            ip_network(cidr)
+        except ValueError as exc:
+            raise ValuesError(
+                f"values.clusterNetworks: expected networks such as 10.0.0.0/8: {exc}"
+            ) from None
     return values
 
 

@@ -6,7 +6,6 @@
 from typing import Any
 
 from manifests.names import (
-    CONTROL,
     GROUP,
     INJECT_LABEL,
     INJECTION_LABEL,
@@ -21,7 +20,7 @@ Object = dict[str, Any]
 
 
 def _client(values: Values, path: str) -> Object:
-    return {"service": {"name": CONTROL, "namespace": values.namespace, "path": path, "port": 443}}
+    return {"service": {"name": INJECTOR, "namespace": values.namespace, "path": path, "port": 443}}
 
 
 def _requirement(key: str, operator: str, *names: str) -> Object:

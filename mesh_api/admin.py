@@ -4,19 +4,34 @@
     GET /admin/v1/sidecars[?namespace=NS]                  SidecarList
     GET /admin/v1/sidecars/NAMESPACE/POD/config            SidecarConfig
     PUT /admin/v1/sidecars/NAMESPACE/POD/log?level=LEVEL   SidecarLog
+    GET /admin/v1/stats[?window=SECONDS]                   stats.EdgeTable
+    GET /admin/v1/top[?namespace=NS&workload=NAME&seconds=SECONDS]  stats.Top
+
+TLS 1.3. The API server drops Authorization on its way, so a caller brings a token in the header
+`TOKEN_HEADER`: one of the ServiceAccount `VIEWER` (to read) or `OPERATOR` (to change, too) in the control
+plane's namespace, for the audience `ADMIN_AUDIENCE`. Who may have such a token made is the cluster's RBAC.
 
 Any replica answers for all: it asks the others. What is refused or fails is an `AdminError`, with status 400
-(a wrong parameter), 404 (no such page; a sidecar that no replica knows), 503 (caches not synced yet) or 504
-(the sidecar did not answer in time).
+(a wrong parameter), 401 and 403 (the token), 404 (no such page; a sidecar that no replica knows), 503 (caches
+not synced yet; a sidecar or a replica refused) or 504 (the sidecar did not answer in time).
 """
 
 from __future__ import annotations
 
 import enum
 
-from mesh_api.sidecar import Destination, Inbound, Message, Pod
+from mesh_api.sidecar import Destination, Inbound, Pod
+from mesh_api.traffic import Message
 
 ADMIN_PREFIX = "/admin/v1"
+ADMIN_AUDIENCE = "triomesh-admin"
+TOKEN_HEADER = "x-triomesh-token"
+VIEWER = "triomesh-viewer"
+OPERATOR = "triomesh-operator"
+LEVELS = ("debug", "info", "warning", "error")
+"""Of a sidecar's log."""
+NO_PAGE = "no such page"
+"""The error of a control plane that is older than who asks."""
 MAX_ADMIN_BYTES = 32 * 1024 * 1024
 
 

@@ -7,17 +7,20 @@ reconnection the sidecar says what it holds and receives the differences only.
 
 Keys: `workload` (this sidecar's own configuration), `address/IP:PORT` (who owns an address; IPv6 in
 brackets), `destination/NAMESPACE/NAME:PORT[/FAMILY[/NODE]]` (keys.py), `pod/IP`. An address that belongs to a
-destination or a pod brings that with it, in the same update and live as well, without being asked for.
+destination or a pod brings that with it, in the same update and live as well, without being asked for; so
+does a destination with those that its routes lead to (which bring nothing more).
 
 Order: Hello, Welcome; then Subscribe and Unsubscribe as the sidecar needs them, and one Update at a time,
-each answered by Applied before the next. Either side may end; the control plane says why (Goodbye).
+each answered by Applied before the next; Report and the answers to Ask at any time. Either side may end; the
+control plane says why (Goodbye).
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -27,7 +30,6 @@ from mesh_api.sidecar import (
     Destination,
     EgressMode,
     Inbound,
-    Message,
     Name,
     Pod,
     Workload,
@@ -35,6 +37,8 @@ from mesh_api.sidecar import (
     check_own,
     check_pod,
 )
+from mesh_api.stats import Count, Edge
+from mesh_api.traffic import Message
 
 ALPN_DISCOVERY = "triomesh-discovery/1"
 MAX_FRAME_BYTES = 4 * 1024 * 1024
@@ -44,6 +48,14 @@ MAX_KEYS = 8192
 MAX_KEY_CHARS = 420
 MAX_BUNDLE_CHARS = 192 * 1024
 WORKLOAD_KEY = "workload"
+REPORT_S = 5.0
+MAX_EDGES = 2048
+"""In one report."""
+MAX_ASKED = 4
+MAX_REPLY_PIECE = 1024 * 1024
+ASK_S = 4.0
+"""For an answer, besides the time that a tap takes."""
+MAX_TAP_S = 60.0
 PING_S = 10.0
 """The control plane says something at least this often."""
 SILENT_S = 25.0
@@ -93,6 +105,60 @@ class Applied(Message, frozen=True, tag="applied"):
 
 class Pong(Message, frozen=True, tag="pong"):
     """The answer to Ping."""
+
+
+class Reply(Message, frozen=True, tag="reply"):
+    """A piece of the answer to `Ask`: JSON, or `error` in words. The pieces of one answer come in order."""
+
+    id: int
+    body: bytes = b""
+    last: bool = True
+    error: str = ""
+
+
+class Report(Message, frozen=True, tag="report"):
+    """What the sidecar counted since its last report; sent about every REPORT_S, an empty one too."""
+
+    span_s: float
+    edges: tuple[Edge, ...] = ()
+    dropped: Count = 0
+    """Edges that found no room in this report."""
+
+
+class Page(enum.Enum):
+    """What a sidecar can be asked."""
+
+    CONFIG = "config"
+    """admin.SidecarConfig"""
+    LOG = "log"
+    """Set the log's level (`level`); admin.SidecarLog"""
+    TAP = "tap"
+    """stats.Tapped: the requests that end within `seconds`"""
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    """A question; at most MAX_ASKED are open at once. The sidecar answers with one or more `Reply`."""
+
+    id: int
+    page: Page
+    arguments: dict[str, str] = {}
+
+
+def tap_seconds(arguments: Mapping[str, str]) -> float:
+    """How long a tap watches. Raises ValueError that says what was expected."""
+    text = arguments.get("seconds", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TAP_S:
+        raise ValueError(f"seconds: expected a number above 0, at most {MAX_TAP_S:g}, got {text[:40]!r}")
+    return seconds
+
+
+def answer_within(page: Page, arguments: Mapping[str, str]) -> float:
+    """How long an answer may take, in seconds. Raises ValueError as `tap_seconds`."""
+    return ASK_S + (tap_seconds(arguments) if page is Page.TAP else 0.0)
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -159,8 +225,8 @@ class Update(Message, frozen=True, tag="update"):
     """Keys that have no content: a destination that was deleted, an address that has no answer."""
 
 
-FromSidecar = Hello | Subscribe | Unsubscribe | Applied | Pong
-FromControl = Welcome | Update | Ping | Goodbye
+FromSidecar = Hello | Subscribe | Unsubscribe | Applied | Pong | Reply | Report
+FromControl = Welcome | Update | Ping | Ask | Goodbye
 
 _TYPES: dict[str, type[Content]] = {
     "address": AddressAnswer,
@@ -183,6 +249,12 @@ def address_key(ip: str, port: int) -> str:
 def pod_key(ip: str) -> str:
     """The key of the pod that has an address."""
     return f"pod/{ip}"
+
+
+def led_to(dest: Destination) -> tuple[str, ...]:
+    """The keys of the destinations that the routes of one lead to."""
+    names = {arm.destination: None for route in dest.routes for arm in route.to if arm.destination}
+    return tuple(f"destination/{name}" for name in names)
 
 
 def brought_by(answer: AddressAnswer) -> tuple[str, ...]:

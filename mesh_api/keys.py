@@ -8,11 +8,17 @@ nodes are given different endpoints (internalTrafficPolicy, trafficDistribution)
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple
 
-from mesh_api.sidecar import Family
-
 _FORM = "expected NAMESPACE/NAME:PORT[/ipv4|ipv6[/NODE]]"
+
+
+class Family(enum.Enum):
+    """Address family."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
 
 
 class DestinationName(NamedTuple):

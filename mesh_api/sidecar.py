@@ -15,13 +15,12 @@ from typing import Annotated
 
 import msgspec
 
+from mesh_api.keys import Family, parse_destination
+from mesh_api.traffic import MAX_ROUTES, Budget, Labels, Message, Retries, Route, Settings, Subset
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
-Weight = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
-Label = Annotated[str, msgspec.Meta(max_length=317)]
-Labels = dict[Label, Label]
 
 
 class ConfigError(ValueError):
@@ -63,24 +62,6 @@ class EgressMode(enum.Enum):
     REFUSE = "refuse"
 
 
-class Family(enum.Enum):
-    """Address family."""
-
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-
-
-class Algorithm(enum.Enum):
-    """Load-balancing algorithm."""
-
-    LEAST_LATENCY = "least-latency"
-    ROUND_ROBIN = "round-robin"
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
-    """Base of every part: immutable, strict, camelCase on the wire."""
-
-
 class Workload(Message, frozen=True):
     """Who this sidecar is."""
 
@@ -89,6 +70,8 @@ class Workload(Message, frozen=True):
     service_account: Name = "default"
     addresses: tuple[Address, ...] = ()
     """The pod's own addresses; the sidecar adds those that its settings name."""
+    labels: Labels = {}
+    """The pod's own, for routes that match their callers."""
 
 
 class Endpoint(Message, frozen=True):
@@ -103,39 +86,6 @@ class Endpoint(Message, frozen=True):
     """Deployment or similar, for statistics."""
     labels: Labels = {}
     weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
-
-
-class Subset(Message, frozen=True):
-    """Endpoints of a destination that carry all of `labels`."""
-
-    labels: Labels
-
-
-class WeightedTarget(Message, frozen=True):
-    """One arm of a split. Without `subset`: every endpoint of the destination."""
-
-    subset: str = ""
-    weight: Weight = 1
-
-
-class Timeouts(Message, frozen=True):
-    """Deadlines of one destination, in seconds; None means off."""
-
-    connect_s: Seconds = 1.0
-    request_s: Seconds | None = None
-    """Whole request, retries included."""
-    pool_idle_s: Seconds = 60.0
-    tcp_idle_s: Seconds = 3600.0
-
-
-class Retries(Message, frozen=True):
-    """Retries of what cannot have been processed twice; `attempts` counts the retries, not the first try."""
-
-    attempts: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
-    budget_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 20.0
-    """Retries in flight may be this share of the requests in flight ..."""
-    budget_min_per_s: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
-    """... and this many a second are always allowed."""
 
 
 class Destination(Message, frozen=True):
@@ -153,11 +103,14 @@ class Destination(Message, frozen=True):
     protocol: Protocol = Protocol.AUTO
     endpoints: tuple[Endpoint, ...] = ()
     subsets: dict[str, Subset] = {}
-    split: tuple[WeightedTarget, ...] = ()
-    """Weights by subset; empty means every endpoint."""
-    algorithm: Algorithm = Algorithm.LEAST_LATENCY
-    timeouts: Timeouts = Timeouts()
+    routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=MAX_ROUTES)] = ()
+    """The first match holds, and none is 404; empty: every request goes to every endpoint."""
+    settings: Settings = Settings()
     retries: Retries = Retries()
+    """Of routes that say nothing else."""
+    budget: Budget = Budget()
+    policy: str = ""
+    """NAMESPACE/NAME of the policy that this comes from, for errors and statistics."""
 
 
 class Pod(Message, frozen=True):
@@ -174,6 +127,8 @@ class Pod(Message, frozen=True):
     captured_ports: tuple[Port, ...] = ()
     """If there are any: the only ports that it captures."""
     opaque_ports: tuple[Port, ...] = ()
+    settings: Settings = Settings()
+    """Of the policy for its headless Service, if there is exactly one."""
 
 
 class Inbound(Message, frozen=True):
@@ -283,15 +238,27 @@ def check_destination(path: str, dest: Destination, trust_domain: str) -> Iterat
             yield error
         if endpoint.tls is TlsMode.MESH:
             yield from _identity(f"{at}.identity", endpoint.identity, trust_domain)
-    for i, arm in enumerate(dest.split):
+    for i, route in enumerate(dest.routes):
+        yield from _check_route(f"{path}.routes[{i}]", route, dest)
+
+
+def _check_route(path: str, route: Route, dest: Destination) -> Iterator[ConfigError]:
+    if sum((bool(route.to), route.redirect is not None, route.respond is not None)) != 1:
+        yield ConfigError(path, "expected exactly one of to, redirect and respond")
+    for i, arm in enumerate(route.to):
         if arm.subset and arm.subset not in dest.subsets:
             known = ", ".join(sorted(dest.subsets)) or "none"
             yield ConfigError(
-                f"{path}.split[{i}].subset",
+                f"{path}.to[{i}].subset",
                 f"expected a subset of this destination ({known}), got {arm.subset!r}",
             )
-    if dest.split and not sum(arm.weight for arm in dest.split):
-        yield ConfigError(f"{path}.split", "expected weights with a sum above 0")
+        if arm.destination:
+            try:
+                parse_destination(arm.destination)
+            except ValueError as exc:
+                yield ConfigError(f"{path}.to[{i}].destination", str(exc))
+    if route.to and not sum(arm.weight for arm in route.to):
+        yield ConfigError(f"{path}.to", "expected weights with a sum above 0")
 
 
 def _identity(path: str, identity: str, trust_domain: str) -> Iterator[ConfigError]:

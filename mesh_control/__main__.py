@@ -17,7 +17,7 @@ from mesh_control.kube.client import Client
 from mesh_control.kube.errors import KubeError
 from mesh_control.serve.ca_store import CaStoreError
 from mesh_control.settings import Settings, SettingsError, from_environment
-from mesh_proxy.telemetry.log_writer import LogWriter
+from mesh_ops.log_writer import LogWriter
 
 
 def main() -> int:

@@ -1,85 +1,93 @@
 """One replica of the control plane: what starts in which order, what makes it ready, and how it ends.
 
-Start: the CA is read (or made) first, for everything else proves itself with it; then CA endpoint, watches,
-discovery stream and webhook side by side. Ready means: own certificate, all caches synced, webhook
-certificate. What only one replica may do (publishing the trust bundle) is done by whoever holds the Lease.
-End: on SIGTERM sidecars are sent elsewhere, then the process ends.
+Start: the CA is read (or made) first, for everything else proves itself with it; then the roles of this
+process side by side. Ready means: own certificate, all caches synced, and what each role needs. What only one
+replica may do is done by whoever holds the Lease.
+End: on SIGTERM this replica is not ready from then on. It serves as before until Services have taken it out;
+then the roles end what is under way (sidecars are sent elsewhere), then the process ends.
 """
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 
-import msgspec
 import trio
 
-from injector import webhook
-from injector.values import Values
 from mesh_api.version import VERSION
 from mesh_control.compile.content import Mesh
+from mesh_control.index.objects import Kind
 from mesh_control.kube.client import Client
 from mesh_control.kube.events import Recorder
 from mesh_control.kube.lease import Election
-from mesh_control.kube.resources import MUTATING_WEBHOOKS
-from mesh_control.kube.reviews import Reviewed, review_token
-from mesh_control.serve.ca import CaServer
-from mesh_control.serve.ca_bundle import BundlePublisher
-from mesh_control.serve.ca_review import ReviewAuthenticator
+from mesh_control.roles.ca import CaRole
+from mesh_control.roles.common import Common, Listen, Role
+from mesh_control.roles.discovery import DiscoveryRole
+from mesh_control.roles.injector import InjectorRole
 from mesh_control.serve.ca_store import CaStore
-from mesh_control.serve.discovery import PUSH_BUCKETS_S, DiscoveryServer
-from mesh_control.serve.hook import InjectorHook
-from mesh_control.serve.pages import Sample, routes
+from mesh_control.serve.metrics import Metrics
+from mesh_control.serve.own_leaf import OwnLeaf
+from mesh_control.serve.pages import routes
 from mesh_control.serve.source import ClusterSource
-from mesh_control.serve.webhook_bundle import WebhookBundle
-from mesh_control.serve.webhook_tls import WebhookCertificate
-from mesh_control.settings import CA_PORT, DISCOVERY_PORT, HTTP_PORT, NAME, WEBHOOK_PORT, Settings
-from mesh_proxy.admin.server import serve as serve_pages
-from mesh_proxy.telemetry.log_writer import LogWriter
+from mesh_control.settings import HTTP_PORT, NAME, RoleName, Settings
+from mesh_ops.listeners import open_listeners
+from mesh_ops.log_writer import LogWriter
+from mesh_ops.pages import serve as serve_pages
 
-INJECTOR_CONFIGURATION = "triomesh-injector"
+WITHDRAW_S = 3.0
+"""How long Services may still lead here after the replica is not ready any more."""
 END_S = 10.0
+BACKLOG = 512
+_ROLES: Mapping[RoleName, type[CaRole] | type[DiscoveryRole] | type[InjectorRole]] = {
+    "ca": CaRole,
+    "discovery": DiscoveryRole,
+    "injector": InjectorRole,
+}
 _FAILED = ("failed", "unusable", "unrepaired", "undecodable", "lost")
+
+
+async def listen(port: int) -> list[trio.SocketListener]:
+    """Listen in every family that the pod has. Raises OSError."""
+    return open_listeners(port, loopback=False, backlog=BACKLOG)
 
 
 class App:
     """One replica."""
 
-    def __init__(self, settings: Settings, client: Client, log: LogWriter, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        log: LogWriter,
+        rng: random.Random,
+        listen: Listen = listen,
+    ) -> None:
         self._settings = settings
-        self._client = client
         self._log = log
-        self._rng = rng
+        self._listen = listen
         self._stop = trio.Event()
-        domain, namespace = settings.trust_domain, settings.namespace
-        self.store = CaStore(client, namespace, domain, rng, on_note=self._note)
+        domain, namespace, note = settings.trust_domain, settings.namespace, self._note
+        self.store = CaStore(client, namespace, domain, rng, on_note=note)
+        self.leaf = OwnLeaf(self.store, settings.identity, rng, on_event=note)
         self.source = ClusterSource(
-            client, Mesh(domain, ""), rng, settings.cluster_networks, on_note=self._note
-        )
-        reviewer = ReviewAuthenticator(domain, self._review, self.source.pod_addresses)
-        self.ca = CaServer(self.store, reviewer, settings.identity, rng, on_event=self._note)
-        self.discovery = DiscoveryServer(
-            self.source,
-            self.source.pod_identity,
-            domain,
+            client,
+            Mesh(domain, ""),
             rng,
-            replica=settings.pod_name,
-            version=VERSION,
-            on_event=self._note,
+            settings.cluster_networks,
+            on_note=note,
+            kinds=_kinds(settings),
+            system_namespace=namespace,
         )
-        self.certificate = WebhookCertificate(self.store, settings.webhook_names, rng, on_event=self._note)
-        self.bundles = BundlePublisher(client, namespace, self.store, rng, self._note)
-        self.webhook_bundle = WebhookBundle(
-            client, MUTATING_WEBHOOKS, INJECTOR_CONFIGURATION, self.store, rng, self._note
+        self.recorder = Recorder(client, NAME, settings.pod_name, rng, on_note=note)
+        self.election = Election(client, namespace, settings.lease, settings.pod_name, rng, on_note=note)
+        common = Common(
+            settings, client, rng, note, listen, self.store, self.leaf, self.source, self.recorder
         )
-        self.recorder = Recorder(client, NAME, settings.pod_name, rng, on_note=self._note)
-        self.hook = InjectorHook(
-            client, self.recorder, self._values, self.source.labels_of, self._injection_failed
-        )
-        self.election = Election(client, namespace, NAME, settings.pod_name, rng, on_note=self._note)
+        self.roles: Mapping[RoleName, Role] = {name: _ROLES[name](common) for name in settings.roles}
+        self.metrics = Metrics()
+        self._declare()
 
     async def run(self) -> None:
         """Run until `stop`. Raises KubeError, CaStoreError or OSError where it cannot start."""
@@ -87,30 +95,27 @@ class App:
         self._take_bundle()
         self.store.subscribe(self._take_bundle)
         async with trio.open_nursery() as nursery:
-            for task in (
-                self.store.follow,
-                self.source.run,
-                self.certificate.run,
-                self.webhook_bundle.run,
-                self.recorder.run,
-            ):
+            for task in (self.store.follow, self.source.run, self.recorder.run):
                 nursery.start_soon(task)
-            nursery.start_soon(self.election.run, self.bundles.run)
-            await nursery.start(self.ca.run, await _listen(CA_PORT))
-            await nursery.start(self.discovery.serve, await _listen(DISCOVERY_PORT), self._discovery_context)
-            await nursery.start(
-                webhook.serve,
-                await _listen(WEBHOOK_PORT),
-                lambda: self.certificate.current,
-                self.hook,
-                self._stop,
+            await nursery.start(self.leaf.run)
+            for role in self.roles.values():
+                await nursery.start(role.run)
+            nursery.start_soon(self.election.run, self._lead)
+            pages = routes(self.not_ready, self.metrics)
+            nursery.start_soon(serve_pages, await self._listen(HTTP_PORT), pages)
+            self._log.log(
+                "info",
+                "started",
+                version=VERSION,
+                replica=self._settings.pod_name,
+                roles=",".join(self._settings.roles),
             )
-            pages = routes(self.not_ready, self.samples)
-            nursery.start_soon(serve_pages, await _listen(HTTP_PORT), pages)
-            self._log.log("info", "started", version=VERSION, replica=self._settings.pod_name)
             await self._stop.wait()
+            await trio.sleep(WITHDRAW_S)
             with trio.move_on_after(END_S):
-                await self.discovery.close(END_S / 2)
+                async with trio.open_nursery() as ending:
+                    for role in self.roles.values():
+                        ending.start_soon(role.close)
             nursery.cancel_scope.cancel()
         self._log.log("info", "stopped")
 
@@ -125,81 +130,69 @@ class App:
     def not_ready(self) -> list[str]:
         """Why this replica is not ready, one reason a line."""
         reasons = []
-        if self.ca.holder.current is None:
+        if self.leaf.holder.current is None:
             reasons.append("no certificate of its own yet")
         if not self.source.synced:
             reasons.append("the caches have not synced yet")
-        if self.certificate.current is None:
-            reasons.append("no certificate for the webhook yet")
+        for role in self.roles.values():
+            reasons += role.not_ready()
         if self.stopping:
             reasons.append("stopping")
         return reasons
 
-    def samples(self) -> Iterator[Sample]:
-        """The metrics of now."""
-        stats = self.discovery.stats
-        for kind, health in self.source.health.items():
-            yield "triomesh_control_objects", {"kind": kind}, self.source.index.count(kind)
-            yield "triomesh_control_watch_failures_total", {"kind": kind}, health.failures
-        yield "triomesh_control_sidecars_connected", {}, stats.connected
-        yield "triomesh_control_updates_total", {}, stats.updates
-        yield "triomesh_control_nacks_total", {}, stats.nacks
-        yield "triomesh_control_queue_depth", {}, self.discovery.queue_depth
-        total = 0
-        for bound, count in zip((*PUSH_BUCKETS_S, float("inf")), stats.push_counts, strict=True):
-            total += count
-            shown = "+Inf" if bound == float("inf") else f"{bound:g}"
-            yield "triomesh_control_push_seconds_bucket", {"le": shown}, total
-        yield "triomesh_control_push_seconds_sum", {}, stats.push_sum
-        yield "triomesh_control_push_seconds_count", {}, total
-        yield "triomesh_control_certificates_signed_total", {}, self.ca.signed
-        for reason, count in self.ca.refused.items():
-            yield "triomesh_control_requests_refused_total", {"reason": reason}, count
-        yield "triomesh_control_token_reviews_total", {}, self.ca.authenticator.reviews
-        for name, when in self.ca.expiries().items():
-            yield "triomesh_control_certificate_expiry_seconds", {"certificate": name}, when
-        for (result, reason), count in self.hook.decisions.items():
-            yield "triomesh_control_injections_total", {"result": result, "reason": reason}, count
-        yield "triomesh_control_injection_failures_total", {}, self.hook.failures
-        yield "triomesh_control_leader", {}, float(self.election.leading)
+    async def _lead(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for role in self.roles.values():
+                nursery.start_soon(role.lead)
 
-    def _discovery_context(self) -> ssl.SSLContext | None:
-        return self.ca.holder.current.discovery if self.ca.holder.current else None
+    def _declare(self) -> None:
+        metrics, source = self.metrics, self.source
+        metrics.gauges(
+            "objects",
+            "Objects known of the cluster.",
+            ("kind",),
+            lambda: {(kind,): source.index.count(kind) for kind in source.health},
+        )
+        metrics.counters(
+            "watch_failures_total",
+            "Watches that ended in an error.",
+            ("kind",),
+            lambda: {(kind,): health.failures for kind, health in source.health.items()},
+        )
+        metrics.gauges(
+            "certificate_expiry_timestamp_seconds",
+            "End of certificates, as Unix time: those of the CA, and `control`, this replica's own.",
+            ("certificate",),
+            self._expiries,
+        )
+        metrics.counter("events_dropped_total", "Events not written.", lambda: self.recorder.dropped)
+        metrics.gauge("leader", "1 where this replica holds the Lease.", lambda: int(self.election.leading))
+        for role in self.roles.values():
+            role.declare(metrics)
+
+    def _expiries(self) -> dict[tuple[str, ...], float]:
+        found = self.store.expiries()
+        if current := self.leaf.holder.current:
+            found["control"] = current.not_after
+        return {(name,): when for name, when in found.items()}
 
     def _take_bundle(self) -> None:
         self.source.replace_mesh(Mesh(self._settings.trust_domain, self.store.bundle_pem()))
-
-    def _values(self) -> Values:
-        return msgspec.structs.replace(self._settings.injector, trust_bundle=self.store.bundle_pem())
-
-    async def _review(self, token: str) -> Reviewed:
-        return await review_token(self._client, token, self._settings.injector.token_audience)
-
-    def _injection_failed(self, what: str) -> None:
-        self._log.log("error", "injection failed", error=what)
 
     def _note(self, name: str, fields: Mapping[str, object]) -> None:
         self._log.log("error" if name.rpartition(".")[2] in _FAILED else "info", name, **fields)
 
 
-async def _listen(port: int) -> list[trio.SocketListener]:
-    """Listen in every family that the pod has."""
-    listeners: list[trio.SocketListener] = []
-    for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
-        sock = trio.socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            await sock.bind((host, port))
-            sock.listen(512)
-        except OSError:
-            sock.close()
-            if family == socket.AF_INET:
-                raise
-            continue  # no IPv6 here
-        listeners.append(trio.SocketListener(sock))
-    return listeners
+def _kinds(settings: Settings) -> Collection[Kind] | None:
+    """What has to be watched; None for everything."""
+    if "discovery" in settings.roles:
+        return None
+    kinds: set[Kind] = set()
+    if "ca" in settings.roles and settings.check_peer_address:
+        kinds.add("Pod")
+    if "injector" in settings.roles:
+        kinds.add("Namespace")
+    return kinds
 
 
 async def run(settings: Settings, client: Client, log: LogWriter, rng: random.Random) -> None:
@@ -215,6 +208,13 @@ async def run(settings: Settings, client: Client, log: LogWriter, rng: random.Ra
                         return
                     app.stop()
 
+            async def settle() -> None:
+                """Spare the garbage collector what stays, which is the whole cluster."""
+                await app.source.wait_synced()
+                gc.collect()
+                gc.freeze()
+
             nursery.start_soon(watch)
+            nursery.start_soon(settle)
             await app.run()
             nursery.cancel_scope.cancel()

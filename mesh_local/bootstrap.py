@@ -38,6 +38,16 @@ def api_service(families: tuple[Family, ...]) -> Object:
     }
 
 
+def service_cidr(families: tuple[Family, ...]) -> Object:
+    """Which addresses Services get (KEP-1880)."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": _NAME},
+        "spec": {"cidrs": [str(family.services) for family in families]},
+    }
+
+
 def api_endpoint_slice(family: Family) -> Object:
     """The node's address of one family, where the API server listens."""
     return {

@@ -279,6 +279,7 @@ class Cluster:
         for obj in bootstrap_objects():
             kind = "clusterroles" if obj["kind"] == "ClusterRole" else "clusterrolebindings"
             await _ensure(client, f"{kind}.rbac.authorization.k8s.io", obj)
+        await _ensure(client, "servicecidrs.networking.k8s.io", bootstrap.service_cidr(network.families))
         for service in (bootstrap.api_service(network.families), dns_objects.service(network.families)):
             await _ensure(client, "services", service)
         for family in network.families:

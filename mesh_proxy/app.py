@@ -21,17 +21,22 @@ from certs import workload
 from certs.clock import wall_clock
 from certs.credentials import CredentialsError, Holder
 from certs.remote import BundleSource, TlsSigner
-from mesh_api.discovery import Hello
+from mesh_api.discovery import Hello, Page
 from mesh_api.sidecar import Snapshot
 from mesh_api.version import VERSION
+from mesh_ops.exposition import chunks
+from mesh_ops.log_writer import LogWriter
+from mesh_ops.pages import LOCAL_HOSTS, Routes
+from mesh_ops.pages import serve as serve_pages
+from mesh_ops.registry import Registry
 from mesh_proxy.admin.probes import Application, ApplicationError
 from mesh_proxy.admin.routes import admin_routes, health_routes, metrics_routes
-from mesh_proxy.admin.server import LOCAL_HOSTS, Routes
-from mesh_proxy.admin.server import serve as serve_pages
+from mesh_proxy.discovery.answers import Handler
 from mesh_proxy.discovery.contents import Changes
+from mesh_proxy.discovery.dial import Resolve
 from mesh_proxy.discovery.file import watch_file
 from mesh_proxy.discovery.store import ConfigStore, StreamStore
-from mesh_proxy.discovery.stream import DiscoveryStream, Resolve
+from mesh_proxy.discovery.stream import DiscoveryStream
 from mesh_proxy.inbound.server import Inbound
 from mesh_proxy.introspect import Introspection
 from mesh_proxy.net.addr import Addr, original_dst
@@ -39,9 +44,6 @@ from mesh_proxy.net.listen import accept_loop, listen
 from mesh_proxy.outbound.server import Outbound
 from mesh_proxy.runtime import OriginalDst, Runtime
 from mesh_proxy.settings import Settings
-from mesh_proxy.telemetry.exposition import chunks
-from mesh_proxy.telemetry.log_writer import LogWriter
-from mesh_proxy.telemetry.registry import Registry
 
 
 class StartError(Exception):
@@ -63,6 +65,8 @@ class App:
         self.log = log
         self.holder = Holder()
         self.stream: DiscoveryStream | None = None
+        self.asked: dict[Page, Handler] = {}
+        """What the control plane can ask."""
         self._bundle_pem = ""
         self._no_certificate = ""
         """Why there is none yet."""
@@ -90,6 +94,7 @@ class App:
             health = self._listen(stack, "health", settings.public_hosts, settings.health_port)
             runtime.own_ports = settings.own_ports | frozenset(self.ports.values())
             state = Introspection(runtime, self.stop.set, self.not_ready, self.ports, self.stream)
+            self.asked.update(state.asked())
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.reactor.run)
                 nursery.start_soon(self._serve_pages, admin, admin_routes(state), LOCAL_HOSTS)
@@ -115,6 +120,8 @@ class App:
                 task_status.started(self)
                 await self.stop.wait()
                 await self._drain()
+                if self.stream is not None:
+                    await self.stream.last_report()
                 nursery.cancel_scope.cancel()
         self.log.log("info", "stopped", connections=runtime.connections)
 
@@ -168,6 +175,7 @@ class App:
     def _in_force(self, snapshot: Snapshot) -> None:
         runtime = self.runtime
         runtime.log_all = snapshot.access_log
+        runtime.taps.own = f"{snapshot.workload.name}.{snapshot.workload.namespace}"
         runtime.draining = snapshot.draining or self.stop.is_set()
         self.inbound.recheck()
         self.log.log(
@@ -237,6 +245,8 @@ class App:
             runtime.rng,
             on_event,
             resolve,
+            self.asked,
+            runtime.stats.edges.report,
         )
 
     async def _serve_pages(

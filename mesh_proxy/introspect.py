@@ -1,21 +1,26 @@
-"""What the admin pages show of a running sidecar, and the few things they may do to it."""
+"""What a running sidecar shows of itself, on admin pages and to the control plane, and lets them change."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import msgspec
 import trio
 
-from mesh_api.sidecar import Snapshot
+from mesh_api.admin import Listener, SidecarConfig, SidecarLog
+from mesh_api.discovery import Page, tap_seconds
+from mesh_api.sidecar import Inbound, Snapshot
+from mesh_ops.printable import timestamp
+from mesh_ops.registry import Registry
+from mesh_proxy.admin.certificates import describe
 from mesh_proxy.admin.routes import CredentialInfo
+from mesh_proxy.discovery.answers import Handler
 from mesh_proxy.discovery.stream import DiscoveryStream
 from mesh_proxy.pool.endpoint import Endpoint
 from mesh_proxy.runtime import Runtime
-from mesh_proxy.telemetry.access_log import timestamp
-from mesh_proxy.telemetry.registry import Registry
 
 
 class Introspection:
@@ -80,6 +85,61 @@ class Introspection:
             "draining": self._runtime.draining,
             "config_generation": self._runtime.store.generation,
         }
+
+    def asked(self) -> dict[Page, Handler]:
+        """What the control plane can ask."""
+        return {Page.CONFIG: self._config, Page.LOG: self._set_log, Page.TAP: self._tap}
+
+    async def _config(self, _arguments: Mapping[str, str]) -> Iterable[bytes]:
+        await trio.lowlevel.checkpoint()
+        return self._config_parts(self.snapshot())
+
+    def _config_parts(self, snapshot: Snapshot | None) -> Iterator[bytes]:
+        """A SidecarConfig in JSON, an element at a time: it may be large, and traffic goes on meanwhile."""
+        settings, credentials = self._runtime.settings, self._runtime.holder.current
+        head = SidecarConfig(
+            namespace=settings.pod_namespace,
+            pod=settings.pod_name,
+            inbound=snapshot.inbound if snapshot else Inbound(),
+            listeners=tuple(self._listeners()),
+            certificates=describe(credentials) if credentials else (),
+            log=self._log(),
+        )
+        yield msgspec.json.encode(head)[:-1]
+        for name, elements in (
+            (b"destinations", snapshot.destinations if snapshot else ()),
+            (b"pods", snapshot.pods if snapshot else ()),
+        ):
+            before = b',"' + name + b'":['
+            for element in elements:
+                yield before + msgspec.json.encode(element)
+                before = b","
+            if elements:
+                yield b"]"
+        yield b"}"
+
+    def _listeners(self) -> Iterator[Listener]:
+        settings = self._runtime.settings
+        hosts = {
+            "outbound": settings.outbound_hosts,
+            "inbound": settings.inbound_hosts,
+            "admin": settings.admin_hosts,
+        }
+        for name, port in self._ports.items():
+            for host in hosts.get(name, settings.public_hosts):
+                yield Listener(address=host, port=port, purpose=name)
+
+    async def _set_log(self, arguments: Mapping[str, str]) -> Iterable[bytes]:
+        await trio.lowlevel.checkpoint()
+        self.set_log_level(arguments.get("level", ""))
+        return (msgspec.json.encode(self._log()),)
+
+    async def _tap(self, arguments: Mapping[str, str]) -> Iterable[bytes]:
+        tapped = await self._runtime.taps.watch(tap_seconds(arguments))
+        return (msgspec.json.encode(tapped),)
+
+    def _log(self) -> SidecarLog:
+        return SidecarLog(level=self.log_level(), access_log=self._runtime.store.access_log)
 
     def log_level(self) -> str:
         return self._runtime.log.level

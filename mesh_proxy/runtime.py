@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from certs.credentials import Holder
+from mesh_ops.log_writer import LogWriter
+from mesh_ops.registry import Registry
 from mesh_proxy.base.errors import DeadlineExceeded, TransportError
 from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.net.addr import Addr, LocalAddresses, peer_addr
@@ -25,9 +27,8 @@ from mesh_proxy.pool.dial import Dialer
 from mesh_proxy.pool.services import Services
 from mesh_proxy.settings import Settings
 from mesh_proxy.telemetry.access_log import Record, format_record
-from mesh_proxy.telemetry.log_writer import LogWriter
-from mesh_proxy.telemetry.registry import Registry
 from mesh_proxy.telemetry.stats import ProxyStats, TcpStats
+from mesh_proxy.telemetry.tap import Taps
 from mesh_proxy.wire.http1 import Limits
 
 OriginalDst = Callable[[socket.socket], Addr]
@@ -70,12 +71,13 @@ class Runtime:
         self.handshaker = Handshaker(settings.handshake_workers)
         self.dialer = Dialer(self.reactor, holder, self.handshaker, self.stats, self.wall_offset)
         self.rng = random.Random(os.urandom(16))
-        self.services = Services(self.dialer, self.stats, self.rng)
+        self.services = Services(self.dialer, self.stats, self.rng, store, self._routes_refused)
         self.local = LocalAddresses(settings.pod_ips)
         self.own_ports = settings.own_ports
         self.draining = False
         self.stopping = False
         self.log_all = False
+        self.taps = Taps()
         self.connections = 0
         self.relays: dict[Relay, int] = {}
         """Inbound plaintext relays and their port, which a change of the mTLS mode may end."""
@@ -105,6 +107,17 @@ class Runtime:
         for conn in list(self.reactor.conns.values()):
             if conn.between and conn.reader is not None:
                 conn.interrupt(DeadlineExceeded("draining"))
+
+    def _routes_refused(self, destination: str, problem: str) -> None:
+        """Routes that the control plane let through cannot be used."""
+        self.stats.config_updates.child("rejected").value += 1
+        self.log.log(
+            "error",
+            "routes refused",
+            destination=destination,
+            error=problem,
+            consequence="the last good ones stay in force; without any, requests are answered with 404",
+        )
 
     def exhausted(self, reason: str) -> None:
         """Accepting failed for want of a resource."""
@@ -171,6 +184,8 @@ class Runtime:
         destination: str,
         upstream: str,
         mtls: bool,
+        rule: str,
+        subset: str = "",
         attempts: int = 1,
     ) -> None:
         """Log the end of an opaque connection: always after an error, else where the configuration asks."""
@@ -191,6 +206,8 @@ class Runtime:
                 source=source,
                 source_identity=source_identity,
                 destination=destination,
+                rule=rule,
+                subset=subset,
                 upstream=upstream,
                 attempts=attempts,
                 mtls=mtls,
@@ -199,10 +216,8 @@ class Runtime:
 
     async def run_relay(self, relay: Relay, stats: TcpStats) -> None:
         """Run a relay and count it."""
-        stats.opened()
+        stats.opened(relay)
         try:
             await relay.run()
         finally:
-            stats.sent.value += relay.to_up
-            stats.received.value += relay.to_down
-            stats.closed(str(relay.flag))
+            stats.closed(relay, str(relay.flag))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -23,6 +24,8 @@ Object = dict[str, Any]
 CONNECT_S, READ_S = 5, 30
 FOLLOW_S = 24 * 3600
 """A log that says nothing for so long is no longer followed."""
+TOKEN_S = 600
+"""The shortest that the API server makes."""
 _PAGE = 500
 
 
@@ -61,8 +64,16 @@ class Reader(Protocol):
     host: str
 
     def send(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_s: float = READ_S,
     ) -> Answer: ...
+    def token_of(self, namespace: str, account: str, audience: str) -> str: ...
     def request(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
     ) -> Any: ...
@@ -81,16 +92,24 @@ class Kube:
     api: client.ApiClient
     host: str
     _resources: dict[str, dict[str, Resource]] = field(default_factory=dict)
+    _tokens: dict[tuple[str, str, str], tuple[str, float]] = field(default_factory=dict)
 
     def send(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_s: float = READ_S,
     ) -> Answer:
-        """Make a request and return whatever answer there is.
+        """Make a request and return whatever answer there is; `read_s` is how long it may say nothing.
 
         Raises:
             KubeError: there is no answer.
         """
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", **(headers or {})}
         if body is not None:
             headers["Content-Type"] = "application/json"
         with self._reachable():
@@ -102,7 +121,7 @@ class Kube:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = self.api.call_api(*call, _request_timeout=(CONNECT_S, READ_S))
+            response = self.api.call_api(*call, _request_timeout=(CONNECT_S, read_s))
             return Answer(response.status, dict(response.headers), response.read() or b"")  # type: ignore[no-untyped-call]
 
     def request(
@@ -251,6 +270,22 @@ class Kube:
                 yield from (line.decode(errors="replace") for line in lines)
             if rest:
                 yield rest.decode(errors="replace")
+
+    def token_of(self, namespace: str, account: str, audience: str) -> str:
+        """A short-lived token of a ServiceAccount for an audience (TokenRequest), kept while it is good."""
+        wanted = namespace, account, audience
+        token, until = self._tokens.get(wanted, ("", 0.0))
+        if monotonic() >= until:
+            body = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"audiences": [audience], "expirationSeconds": TOKEN_S},
+            }
+            where = Resource("v1", "ServiceAccount", "serviceaccounts", namespaced=True)
+            made = self.request("POST", f"{where.path(namespace, account)}/token", body=body)
+            token = str(made["status"]["token"])
+            self._tokens[wanted] = token, monotonic() + TOKEN_S / 2
+        return token
 
     def _place(self, obj: Object) -> tuple[Resource, str | None, str]:
         where = self.needed(obj["apiVersion"], obj["kind"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import click
 
 from mesh_api.version import VERSION
+from mesh_ops.printable import clean_lines
 from meshctl.errors import MeshctlError
 
 LOADED = {
@@ -18,11 +19,17 @@ LOADED = {
     "ca": ("meshctl.commands.ca:ca", "Show, rotate or import the mesh's CA."),
     "check": ("meshctl.commands.check:check", "Check a cluster, before or after an installation."),
     "completion": ("meshctl.commands.completion:completion", "Print a shell's completion script."),
+    "edges": ("meshctl.commands.edges:edges", "Show who calls whom, and whether it is secured."),
+    "graph": ("meshctl.commands.graph:graph", "Show the mesh as a graph: text, dot or json."),
     "inject": ("meshctl.commands.inject:inject", "Add sidecars to manifests, offline."),
     "install": ("meshctl.commands.install:install", "Put the control plane in a cluster."),
     "logs": ("meshctl.commands.logs:logs", "Show logs of the control plane or of a sidecar."),
+    "policy": ("meshctl.commands.policy:policy", "Manage traffic policies: set, get, apply, explain, test."),
     "proxy-config": ("meshctl.commands.proxy:proxy_config", "Show what a sidecar has in force."),
     "proxy-status": ("meshctl.commands.proxy:proxy_status", "List sidecars and whether they are in sync."),
+    "routes": ("meshctl.commands.routes:routes", "Show how the routes of a Service do."),
+    "stat": ("meshctl.commands.stat:stat", "Show how workloads, Services or namespaces do."),
+    "top": ("meshctl.commands.top:top", "Show live requests."),
     "uninject": ("meshctl.commands.inject:uninject", "Take sidecars out of manifests, offline."),
     "uninstall": ("meshctl.commands.uninstall:uninstall", "Take the control plane out of a cluster."),
     "upgrade": ("meshctl.commands.upgrade:upgrade", "Bring an installation to this version."),
@@ -36,7 +43,7 @@ class _OneLine(click.ClickException):
     exit_code = 2
 
     def show(self, file: object = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {clean_lines(self.message)}", err=True)
 
 
 class Commands(click.Group):

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from mesh_ops.printable import MAX_LINE_CHARS, clean
+
 F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "json", "yaml")
 
@@ -18,14 +20,25 @@ def output_option(command: F) -> F:
     )
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+Paint = Callable[[str, str], str | None]
+"""The colour of a cell, by its heading and its text."""
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], paint: Paint | None = None) -> str:
     """Columns three spaces apart, as kubectl's."""
-    lines = [headings, *([str(cell) for cell in row] for row in rows)]
+    lines = [headings, *([clean(str(cell), MAX_LINE_CHARS) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
-    return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    written = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        cells[-1] = cells[-1].rstrip()
+        if paint is not None and line is not headings:
+            cells = [
+                click.style(padded, fg=paint(heading, cell))
+                for heading, cell, padded in zip(headings, line, cells, strict=True)
+            ]
+        written.append("   ".join(cells).rstrip())
+    return "\n".join(written)
 
 
 def structured(data: Any, output: str) -> str:

@@ -10,7 +10,7 @@ import click
 
 from manifests.names import CONTROL, INJECTOR
 from meshctl.errors import MeshctlError
-from meshctl.kube import Kube
+from meshctl.kube import Kube, Reader
 
 Object = dict[str, Any]
 _STEP_S = 0.5
@@ -61,21 +61,35 @@ def wait_control(kube: Kube, namespace: str, limit_s: float, say: Callable[[str]
 
 def progress(kube: Kube, namespace: str) -> str:
     """What is still missing; '' when nothing is."""
-    deployment = kube.find("apps/v1", "Deployment", CONTROL, namespace)
-    if deployment is None:
+    deployments = deployed(kube, namespace)
+    if CONTROL not in deployments:
         return f"there is no deployment {CONTROL} in {namespace}"
-    wanted = deployment["spec"].get("replicas", 1)
-    status = deployment.get("status") or {}
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 1):
-        return f"{CONTROL}: the new version has not been seen by the controller"
-    updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
-    if updated < wanted or available < wanted:
-        return f"{CONTROL}: {available} of {wanted} replicas ready, {updated} of this version"
-    if status.get("replicas", 0) > wanted:
-        return f"{CONTROL}: {status['replicas'] - wanted} replicas of an older version still end"
+    if state := next(filter(None, map(_rollout, deployments.values())), ""):
+        return state
     webhook = kube.find("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", INJECTOR)
     if webhook and not all(hook["clientConfig"].get("caBundle") for hook in webhook.get("webhooks") or []):
         return f"{INJECTOR}: the control plane has not written its CA bundle"
+    return ""
+
+
+def deployed(kube: Reader, namespace: str) -> dict[str, Object]:
+    """The control plane's Deployments by name: one, or one a role."""
+    found = kube.items("apps/v1", "Deployment", namespace, labels=f"app.kubernetes.io/name={CONTROL}")
+    return {each["metadata"]["name"]: each for each in found}
+
+
+def _rollout(deployment: Object) -> str:
+    """What a Deployment still lacks; '' when nothing."""
+    name = deployment["metadata"]["name"]
+    wanted = deployment["spec"].get("replicas", 1)
+    status = deployment.get("status") or {}
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 1):
+        return f"{name}: the new version has not been seen by the controller"
+    updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+    if updated < wanted or available < wanted:
+        return f"{name}: {available} of {wanted} replicas ready, {updated} of this version"
+    if status.get("replicas", 0) > wanted:
+        return f"{name}: {status['replicas'] - wanted} replicas of an older version still end"
     return ""
 
 

@@ -12,7 +12,8 @@ from time import monotonic
 from examples.two_pods.load import FreshHttp, FreshTcp, KeptHttp, Load
 from examples.two_pods.netns import Capture, run, wait_for
 from examples.two_pods.scene import Family, Http, Pod, Reply, Scene, Service
-from mesh_api.sidecar import Inbound, MtlsMode, Protocol, Subset, WeightedTarget
+from mesh_api.sidecar import Inbound, MtlsMode, Protocol
+from mesh_api.traffic import Subset, WeightedTarget
 
 MARKER = "secret-marker-4711"
 REQUESTS = 500

@@ -36,14 +36,12 @@ from mesh_api.sidecar import (
     Inbound,
     Protocol,
     Snapshot,
-    Subset,
-    Timeouts,
     TlsMode,
-    WeightedTarget,
     Workload,
     encode_snapshot,
 )
 from mesh_api.sidecar import Pod as PodEntry
+from mesh_api.traffic import Route, Settings, Subset, Timeouts, WeightedTarget
 
 Family = Literal[4, 6]
 SIDECAR_UID = 1337
@@ -52,10 +50,10 @@ TRUST_DOMAIN = "cluster.local"
 NAMESPACE = "shop"
 ROOT = Path(__file__).resolve().parents[2]
 _APPS = Path(__file__).with_name("apps")
-_OURS = ("mesh_api", "mesh_proxy", "certs")
+_OURS = ("mesh_api", "mesh_ops", "mesh_proxy", "certs")
 _THEIRS = (
     *("trio", "attr", "attrs", "idna", "outcome", "sniffio", "sortedcontainers"),
-    *("msgspec", "cryptography", "_cffi_backend"),
+    *("msgspec", "h11", "cryptography", "_cffi_backend"),
 )
 _scenes = itertools.count()
 
@@ -224,8 +222,8 @@ class Service:
                 for pod in self.pods
             ),
             subsets=self.subsets,
-            split=self.split,
-            timeouts=self.timeouts,
+            routes=(Route(to=self.split),) if self.split else (),
+            settings=Settings(timeouts=self.timeouts),
         )
 
 

@@ -15,6 +15,7 @@ LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _HOST_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _DURATION_PATTERN = r"^([0-9]{1,7}(ms|s|m|h)){1,4}$"
 _HEADER_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+_PATH_PATTERN = r"^/[!-\"$->@-~]*$"
 _METHOD_PATTERN = r"^[A-Z][A-Z-]*$"
 
 
@@ -93,6 +94,11 @@ def subdomain(description: str = "") -> Schema:
     return string(253, pattern=_HOST_PATTERN, description=description)
 
 
+def service_reference(description: str) -> Schema:
+    """A Service, or NAME.NAMESPACE."""
+    return string(127, pattern=_HOST_PATTERN, description=description)
+
+
 def duration(description: str = "") -> Schema:
     """Text like 500ms, 2s or 1m30s."""
     return string(32, pattern=_DURATION_PATTERN, description=description)
@@ -114,11 +120,15 @@ def labels(description: str = "") -> Schema:
     return mapping(string(63, least=0), 16, description)
 
 
+def path() -> Schema:
+    """A path in visible ASCII, without query."""
+    return string(1024, pattern=_PATH_PATTERN)
+
+
 def path_match() -> Schema:
     """Which paths: exact, by whole segments, or by a linear-time regular expression."""
-    absolute = string(1024, pattern="^/")
     return exactly_one(
-        obj({"exact": absolute, "prefix": absolute, "regex": string(1024)}), "exact", "prefix", "regex"
+        obj({"exact": path(), "prefix": path(), "regex": string(1024)}), "exact", "prefix", "regex"
     )
 
 

@@ -29,7 +29,7 @@ def retry_fields() -> dict[str, Schema]:
     """What a route may say about retries."""
     return {
         "attempts": integer(0, 10, description="Retries, the first try not counted."),
-        "on": array(
+        "retryOn": array(
             enum(*RETRY_ON), len(RETRY_ON), least=1, description="Without: what is safe to send again."
         ),
         "perTryTimeout": duration("One attempt."),

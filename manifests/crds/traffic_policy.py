@@ -21,9 +21,11 @@ from manifests.crds.schema import (
     method,
     number,
     obj,
+    path,
     path_match,
     percent,
     port,
+    service_reference,
     string,
     subdomain,
     value_match,
@@ -48,7 +50,8 @@ def _spec() -> Schema:
     target = exactly_one(
         obj(
             {
-                "service": label_name("A Service of this namespace."),
+                # Wider than a Service's name, so that NAME.NAMESPACE is refused with an explanation.
+                "service": service_reference("A Service of this namespace."),
                 "host": subdomain("A destination outside the mesh."),
             }
         ),
@@ -59,7 +62,7 @@ def _spec() -> Schema:
         {
             "target": target,
             "subsets": mapping(_subset(), 32, "Endpoints of the Service by pod labels."),
-            "routes": array(_route(), 64, description="The first match wins. Without: every endpoint."),
+            "routes": array(_route(), 1024, description="The first match wins. Without: every endpoint."),
             "timeouts": timeouts(),
             "retries": retries_with_budget(),
             "loadBalancer": _load_balancer(),
@@ -99,10 +102,8 @@ def _subset() -> Schema:
 def _backend() -> dict[str, Schema]:
     return {
         "subset": label_name("Of this policy. Without: every endpoint."),
-        "service": string(
-            127,
-            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
-            description="NAME or NAME.NAMESPACE (which needs a ReferenceGrant). Without: the target.",
+        "service": service_reference(
+            "NAME or NAME.NAMESPACE (which needs a ReferenceGrant). Without: the target."
         ),
         "port": port("Without: the port that the client asked for."),
     }
@@ -146,10 +147,9 @@ def _match() -> Schema:
 
 
 def _path_rewrite() -> Schema:
-    absolute = string(1024, pattern="^/")
     fields = {
-        "replacePrefix": described(absolute, "In place of the prefix that matched."),
-        "replaceFull": described(absolute, "In place of the whole path."),
+        "replacePrefix": described(path(), "In place of the prefix that matched."),
+        "replaceFull": described(path(), "In place of the whole path."),
     }
     return exactly_one(obj(fields), *fields)
 
@@ -225,7 +225,7 @@ def _load_balancer() -> Schema:
 def _hash() -> Schema:
     fields = {
         "header": header_name(),
-        "cookie": obj({"name": header_name(), "path": string(1024, pattern="^/"), "ttl": duration()}, "name"),
+        "cookie": obj({"name": header_name(), "path": path(), "ttl": duration()}, "name"),
         "query": string(256),
         "source": {"type": "boolean", "enum": [True]},
     }

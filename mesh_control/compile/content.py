@@ -17,19 +17,21 @@ from mesh_api.keys import DestinationName, parse_destination
 from mesh_api.names import MAX_LISTED_PORTS
 from mesh_api.sidecar import (
     Destination,
-    EgressMode,
     Endpoint,
     Inbound,
-    MtlsMode,
     Pod,
     TlsMode,
     Workload,
 )
-from mesh_control.index.objects import ALL_PORTS, Key, PortRanges, count, each, without
+from mesh_api.traffic import Settings
+from mesh_control.compile.native import Parts, parts
+from mesh_control.index.objects import ALL_PORTS, Key, PortRanges, Service, count, each, without
 from mesh_control.index.state import Index
+from mesh_control.index.tables import Tables
 from mesh_control.index.views import (
     EndpointView,
     Owner,
+    PodView,
     choose,
     owner_of,
     pod_view,
@@ -39,15 +41,14 @@ from mesh_control.index.views import (
 )
 from mesh_control.index.wire import family_of
 
+_NO_POLICY = Parts()
+
 
 class Mesh(msgspec.Struct, frozen=True):
-    """What holds for every sidecar until policies say otherwise."""
+    """What holds for every sidecar."""
 
     trust_domain: str
     bundle_pem: str
-    mtls: MtlsMode = MtlsMode.PERMISSIVE
-    egress: EgressMode = EgressMode.PASSTHROUGH
-    access_log: bool = False
 
 
 def address(index: Index, ip: str, port: int, node: str = "") -> AddressAnswer | None:
@@ -56,7 +57,7 @@ def address(index: Index, ip: str, port: int, node: str = "") -> AddressAnswer |
     key = service_at(tables, ip, port)
     service = tables.service(key) if key else None
     if service is not None:
-        seen_from = node if service.by_node else ""
+        seen_from = node if tables.by_node(service) else ""
         name = DestinationName(service.namespace, service.name, port, family_of(ip), seen_from)
         return AddressAnswer(destination=str(name))
     owner = owner_of(tables, ip)
@@ -73,12 +74,15 @@ def destination(index: Index, name: str) -> Destination | None:
     wanted = parse_destination(name)
     tables = index.tables
     service = tables.service((wanted.namespace, wanted.name))
-    if service is None or wanted.family not in service.families or (wanted.node and not service.by_node):
+    if service is None or wanted.family not in service.families:
+        return None
+    if wanted.node and not tables.by_node(service):
         return None
     for port in service.ports:
         if port.port == wanted.port:
             view = port_view(tables, service, port, wanted.family)
             chosen = choose(view.endpoints, service, wanted.node, tables.zone_of(wanted.node))
+            said = _policy_parts(tables, service, wanted)
             return Destination(
                 name=service.name,
                 namespace=service.namespace,
@@ -86,17 +90,44 @@ def destination(index: Index, name: str) -> Destination | None:
                 addresses=view.addresses,
                 family=wanted.family,
                 protocol=view.protocol,
-                endpoints=tuple(_endpoint(one) for one in chosen),
+                endpoints=tuple(_endpoint(one, said.plaintext) for one in chosen),
+                subsets=said.subsets,
+                routes=said.routes,
+                settings=said.settings,
+                retries=said.retries,
+                budget=said.budget,
+                policy=said.policy,
             )
     return None
 
 
-def _endpoint(view: EndpointView) -> Endpoint:
+def _policy_parts(tables: Tables, service: Service, wanted: DestinationName) -> Parts:
+    """What policies say about a destination.
+
+    A route to a Service that does not exist has the key that it would have: its share is answered with 503.
+    """
+    policies = tables.policies
+    policy = policies.holder(service.key)
+    if policy is None and not policies.beyond_own:
+        return _NO_POLICY
+
+    def backend(name: str, port: int | None) -> str:
+        key = service.namespace, name or service.name
+        other = tables.service(key)
+        node = wanted.node if other is not None and other.by_node else ""
+        found = DestinationName(*key, port or wanted.port, wanted.family, node)
+        return "" if key == service.key and found.port == wanted.port else str(found)
+
+    return parts(policy, policies.levels, service.namespace, backend)
+
+
+def _endpoint(view: EndpointView, plaintext: bool) -> Endpoint:
+    identity = "" if plaintext else view.identity
     return Endpoint(
         address=view.address,
         port=view.port,
-        tls=TlsMode.MESH if view.identity else TlsMode.NONE,
-        identity=view.identity,
+        tls=TlsMode.MESH if identity else TlsMode.NONE,
+        identity=identity,
         workload=view.workload,
         labels=view.labels,
     )
@@ -107,17 +138,31 @@ def pod(index: Index, ip: str) -> Pod | None:
     view = pod_view(index.tables, ip)
     if view is None:
         return None
-    plaintext, captured = _ports(view.pod.captured)
+    plaintext, captured = _ports(view.mtls_ports)
     return Pod(
         name=view.pod.name,
         namespace=view.pod.namespace,
         addresses=(ip,),
         identity=view.identity,
         workload=view.pod.workload,
+        tls=TlsMode.MESH if view.mtls_ports else TlsMode.NONE,
         plaintext_ports=plaintext,
         captured_ports=captured,
         opaque_ports=view.opaque_ports,
+        settings=_pod_settings(index.tables, view),
     )
+
+
+def _pod_settings(tables: Tables, view: PodView) -> Settings:
+    """Those of its headless Service; of the subset that the pod is in, if it is in exactly one."""
+    policies = tables.policies
+    if view.policy is None and not policies.beyond_own:
+        return _NO_POLICY.settings
+    said = parts(view.policy, policies.levels, view.pod.namespace, lambda _name, _port: "")
+    labels = view.pod.labels.items()
+    subsets = [subset for subset in said.subsets.values() if subset.labels.items() <= labels]
+    own = subsets[0].settings if len(subsets) == 1 else None
+    return own or said.settings
 
 
 def _ports(captured: PortRanges) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -131,19 +176,24 @@ def workload(index: Index, namespace: str, pod_name: str, mesh: Mesh) -> Workloa
     view = workload_view(index.tables, (namespace, pod_name))
     if view is None:
         return None
-    own = view.pod
+    own, settings = view.pod, view.settings
     return WorkloadConfig(
         workload=Workload(
             name=own.workload,
             namespace=own.namespace,
             service_account=own.service_account,
             addresses=own.ips,
+            labels=own.labels,
         ),
         trust_domain=mesh.trust_domain,
         bundle_pem=mesh.bundle_pem,
-        inbound=Inbound(mtls=mesh.mtls, protocols={str(port): protocol for port, protocol in view.protocols}),
-        egress=mesh.egress,
-        access_log=mesh.access_log,
+        inbound=Inbound(
+            mtls=settings.mtls,
+            port_mtls=settings.port_mtls,
+            protocols={str(port): protocol for port, protocol in view.protocols},
+        ),
+        egress=settings.egress,
+        access_log=settings.access_log,
         draining=view.draining,
     )
 

@@ -1,17 +1,14 @@
-"""Who owns an address: pods, Services, or nobody yet within the cluster's own ranges."""
+"""Who owns an address: pods and Services."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections import Counter
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
-from mesh_control.index.objects import Key, Node, Phase, Pod, Service
+from mesh_control.index.objects import Key, Phase, Pod, Service
 
 _K = TypeVar("_K")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Vip = tuple[str, int]
 
 
@@ -26,13 +23,13 @@ class PodAddresses:
 
     def add(self, pod: Pod) -> None:
         """A pod claims its addresses."""
-        for ip in _own(pod):
+        for ip in own_ips(pod):
             claims = (*self._claims.get(ip, ()), pod)
             self._claims[ip] = claims if len(claims) == 1 else tuple(sorted(claims, key=_rank, reverse=True))
 
     def remove(self, pod: Pod) -> None:
         """A pod, exactly as it was added, gives its addresses up."""
-        for ip in _own(pod):
+        for ip in own_ips(pod):
             left = tuple(claim for claim in self._claims.get(ip, ()) if claim.key != pod.key)
             if left:
                 self._claims[ip] = left
@@ -50,13 +47,14 @@ class PodAddresses:
 
     def contested(self, pod: Pod) -> Iterable[tuple[str, Pod]]:
         """The addresses that a pod claims and another pod has."""
-        for ip in _own(pod):
+        for ip in own_ips(pod):
             owner = self.owner(ip)
             if owner is not None and owner.key != pod.key:
                 yield ip, owner
 
 
-def _own(pod: Pod) -> tuple[str, ...]:
+def own_ips(pod: Pod) -> tuple[str, ...]:
+    """The addresses that nobody shares with a pod."""
     return () if pod.host_network or pod.finished else pod.ips
 
 
@@ -146,45 +144,3 @@ def _give_up(table: dict[_K, tuple[VipOwner, ...]], at: _K, service: Key) -> Non
         table[at] = left
     else:
         table.pop(at, None)
-
-
-class Ranges:
-    """The cluster's own ranges: those given and the nodes' pod ranges, without the nodes' addresses."""
-
-    def __init__(self, given: Iterable[str]) -> None:
-        self._nodes: Counter[str] = Counter()
-        self._counts: dict[tuple[int, int], dict[int, int]] = {}
-        for text in given:
-            self._count(ipaddress.ip_network(text, strict=False), 1)
-
-    def add(self, node: Node) -> None:
-        """A node brings its pods' ranges."""
-        self._nodes.update(node.addresses)
-        for text in node.pod_cidrs:
-            self._count(ipaddress.ip_network(text), 1)
-
-    def remove(self, node: Node) -> None:
-        """A node takes them away."""
-        self._nodes.subtract(node.addresses)
-        self._nodes += Counter()  # drops what is zero
-        for text in node.pod_cidrs:
-            self._count(ipaddress.ip_network(text), -1)
-
-    def _count(self, network: Network, by: int) -> None:
-        shift = network.max_prefixlen - network.prefixlen
-        starts = self._counts.setdefault((network.version, shift), {})
-        start = int(network.network_address) >> shift
-        starts[start] = starts.get(start, 0) + by
-        if not starts[start]:
-            del starts[start]
-
-    def __contains__(self, ip: str) -> bool:
-        if ip in self._nodes:
-            return False
-        address = ipaddress.ip_address(ip)
-        value = int(address)
-        return any(
-            value >> shift in starts
-            for (version, shift), starts in self._counts.items()
-            if version == address.version
-        )

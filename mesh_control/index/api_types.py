@@ -19,6 +19,8 @@ class Wire(msgspec.Struct, rename="camel"):
 class BareMeta(Wire):
     name: Name
     namespace: str = ""
+    creation_timestamp: str | None = None
+    generation: int = 0
 
 
 class Bare(Wire):
@@ -64,6 +66,15 @@ class ApiNode(Wire):
     metadata: Meta
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
+
+
+class ServiceCidrSpec(Wire):
+    cidrs: list[str] | None = None
+
+
+class ApiServiceCidr(Wire):
+    metadata: Meta
+    spec: ServiceCidrSpec | None = None
 
 
 class Env(Wire):

@@ -8,7 +8,10 @@ from __future__ import annotations
 import msgspec
 
 from mesh_api.discovery import WORKLOAD_KEY, pod_key, split_address
-from mesh_control.index.objects import Key
+from mesh_control.index.objects import Key, PolicyKind
+
+PolicyName = tuple[PolicyKind, Key]
+"""A policy by kind, and namespace and name."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -17,12 +20,16 @@ class Changes(msgspec.Struct, frozen=True):
     keys: frozenset[str] = frozenset()
     networks: bool = False
     """The cluster's ranges are others: any `address/` key may have another answer."""
+    policies: frozenset[PolicyName] = frozenset()
+    """Policies of which something else may be true now: whether they hold, or what they refer to."""
 
     def __bool__(self) -> bool:
         return bool(self.keys) or self.networks
 
     def __or__(self, other: Changes) -> Changes:
-        return Changes(self.keys | other.keys, self.networks or other.networks)
+        return Changes(
+            self.keys | other.keys, self.networks or other.networks, self.policies | other.policies
+        )
 
     def covers(self, key: str, pod: Key) -> bool:
         """Whether the content of a key, asked for by the sidecar of `pod`, is among what has changed."""

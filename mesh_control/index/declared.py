@@ -61,15 +61,14 @@ def port_ranges(text: str) -> PortRanges:
     return tuple(merged)
 
 
-def workload_name(pod: str, owner_kind: str, owner: str, template_hash: str) -> str:
-    """The workload that a pod belongs to, by its controller.
+def workload_of(pod: str, owner_kind: str, owner: str, template_hash: str) -> tuple[str, str]:
+    """Kind and name of the workload that a pod belongs to, by its controller; ('', its name) without one.
 
     A Deployment's ReplicaSet is called NAME-HASH with the hash of the pod's label; a CronJob's Job ends in
     the minute for which it was scheduled.
     """
-    if owner_kind == "ReplicaSet" and template_hash:
-        return owner.removesuffix(f"-{template_hash}")
-    if owner_kind == "Job":
-        match = _SCHEDULED.fullmatch(owner)
-        return match[1] if match else owner
-    return owner or pod
+    if owner_kind == "ReplicaSet" and template_hash and owner.endswith(f"-{template_hash}"):
+        return "Deployment", owner.removesuffix(f"-{template_hash}")
+    if owner_kind == "Job" and (match := _SCHEDULED.fullmatch(owner)):
+        return "CronJob", match[1]
+    return owner_kind, owner or pod

@@ -11,10 +11,26 @@ from typing import Literal
 
 import msgspec
 
-from mesh_api.sidecar import Family, Protocol
+from mesh_api.keys import Family
+from mesh_api.policy_types import MeshPolicy, TrafficPolicy
+from mesh_api.sidecar import Protocol
 
-Kind = Literal["Namespace", "Service", "EndpointSlice", "Pod", "ServiceAccount", "Node"]
-KINDS: tuple[Kind, ...] = ("Namespace", "Node", "ServiceAccount", "Pod", "EndpointSlice", "Service")
+PolicyKind = Literal["TrafficPolicy", "MeshPolicy"]
+Kind = (
+    Literal["Namespace", "Service", "EndpointSlice", "Pod", "ServiceAccount", "Node", "ServiceCIDR"]
+    | PolicyKind
+)
+CLUSTER_KINDS: tuple[Kind, ...] = (
+    "Namespace",
+    "Node",
+    "ServiceCIDR",
+    "ServiceAccount",
+    "Pod",
+    "EndpointSlice",
+    "Service",
+)
+POLICY_KINDS: tuple[PolicyKind, ...] = ("TrafficPolicy", "MeshPolicy")
+KINDS: tuple[Kind, ...] = (*CLUSTER_KINDS, *POLICY_KINDS)
 """What is watched."""
 
 Key = tuple[str, str]
@@ -67,6 +83,18 @@ class Node(Record, frozen=True, gc=False):
         return "", self.name
 
 
+class ServiceCIDR(Record, frozen=True, gc=False):
+    """A range from which Services get their addresses (KEP-1880)."""
+
+    name: str
+    cidrs: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return "", self.name
+
+
 class ServiceAccount(Record, frozen=True, gc=False):
     """A ServiceAccount: it exists."""
 
@@ -92,8 +120,10 @@ class Pod(Record, frozen=True, gc=False):
     deleting: bool
     injected: bool
     """Our sidecar is one of its containers, and the injector's annotation says so too."""
+    workload_kind: str
+    """Kind of the Deployment, StatefulSet, Job... that made it; '' without one."""
     workload: str
-    """Name of the Deployment, StatefulSet, Job... that made it; its own name without one."""
+    """Its name; the pod's own without one."""
     labels: dict[str, str]
     captured: PortRanges
     """Inbound ports that its sidecar captures; none without one."""
@@ -204,13 +234,16 @@ class Refused(Record, frozen=True, gc=False):
     namespace: str
     name: str
     problems: tuple[str, ...]
+    created: str = ""
+    generation: int = 0
 
     @property
     def key(self) -> Key:
         return self.namespace, self.name
 
 
-Object = Namespace | Node | ServiceAccount | Pod | Service | EndpointSlice
+AnyPolicy = TrafficPolicy | MeshPolicy
+Object = Namespace | Node | ServiceCIDR | ServiceAccount | Pod | Service | EndpointSlice | AnyPolicy
 
 
 def kind_of(obj: Object) -> Kind:

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from mesh_api.discovery import address_key, pod_key
 from mesh_api.keys import DestinationName
+from mesh_api.policy_types import MeshPolicy, TrafficPolicy
 from mesh_control.index.addresses import Vip, vips_of
-from mesh_control.index.changes import NONE, Changes, workload_key
+from mesh_control.index.changes import NONE, Changes, PolicyName, workload_key
 from mesh_control.index.objects import (
-    KINDS,
+    CLUSTER_KINDS,
+    POLICY_KINDS,
+    AnyPolicy,
     EndpointSlice,
     Key,
     Kind,
@@ -24,6 +27,7 @@ from mesh_control.index.objects import (
     SliceEndpoint,
     kind_of,
 )
+from mesh_control.index.policies import beyond_own, target
 from mesh_control.index.tables import Tables
 from mesh_control.index.views import (
     digests,
@@ -58,12 +62,18 @@ class Index:
 
     Args:
         trust_domain: of the identities that pods have.
-        cluster_networks: ranges of pods and Services, besides those that Nodes name: an address there is not
-            outside the mesh merely because nothing is known of it yet.
+        cluster_networks: ranges of pods and Services, besides those that are known (see `ranges`): an address
+            there is not outside the mesh merely because nothing is known of it yet.
+        system_namespace: the control plane's own; its MeshPolicy holds for the whole mesh.
     """
 
-    def __init__(self, trust_domain: str, cluster_networks: Iterable[str] = ()) -> None:
-        self.tables = Tables(trust_domain, cluster_networks)
+    def __init__(
+        self,
+        trust_domain: str,
+        cluster_networks: Iterable[str] = (),
+        system_namespace: str = "triomesh-system",
+    ) -> None:
+        self.tables = Tables(trust_domain, cluster_networks, system_namespace)
         self.generation = 0
         """Rises with every change of an object."""
         self._digests: dict[Key, dict[DestinationName, bytes]] = {}
@@ -75,10 +85,11 @@ class Index:
         """An object is new, or has changed."""
         if isinstance(obj, Refused):
             self._refused.setdefault(obj.kind, {})[obj.key] = obj
-            return NONE
+            changes = self._change(obj.kind, {obj.key: None}) if self._remade(obj) else NONE
+            return changes | _own(obj.kind, (obj.key,))
         kind = kind_of(obj)
-        self._refused.get(kind, {}).pop(obj.key, None)
-        return self._change(kind, {obj.key: obj})
+        mended = self._refused.get(kind, {}).pop(obj.key, None)
+        return self._change(kind, {obj.key: obj}) | (_own(kind, (obj.key,)) if mended else NONE)
 
     def delete(self, kind: Kind, namespace: str, name: str) -> Changes:
         """An object is gone."""
@@ -92,11 +103,13 @@ class Index:
         for obj in objects:
             if isinstance(obj, Refused):
                 refused[obj.key] = obj
-                steps.pop(obj.key, None)
+                if not self._remade(obj):
+                    steps.pop(obj.key, None)
             else:
                 steps[obj.key] = obj
+        mended = self._refused.get(kind, {}).keys() - refused.keys()
         self._refused[kind] = refused
-        return self._change(kind, steps)
+        return self._change(kind, steps) | _own(kind, (*refused, *mended))
 
     # -- what is known --------------------------------------------------------------------------------------
 
@@ -104,8 +117,9 @@ class Index:
         """What of the objects has no effect, and why; in order."""
         found = [
             Problem(kind, *obj.key, reason)
-            for kind in KINDS
+            for kind in CLUSTER_KINDS
             for obj in self.tables.all(kind).values()
+            if not isinstance(obj, AnyPolicy)
             for reason in obj.problems
         ]
         for kind, refused in self._refused.items():
@@ -116,7 +130,24 @@ class Index:
             for ip, owner in self.tables.pod_addresses.contested(pod):
                 reason = f"address {ip} belongs to the newer pod {owner.namespace}/{owner.name}"
                 found.append(Problem("Pod", *pod.key, reason))
+        for policy in self.policies():
+            if winner := self.tables.policies.conflict(policy):
+                reason = f"{winner[0]}/{winner[1]} is older and holds for the same target"
+                found.append(Problem(kind_of(policy), *policy.key, reason))
         return sorted(found)
+
+    def policies(self) -> Iterable[AnyPolicy]:
+        """Every policy that is or was good."""
+        return *self.tables.policies.traffic.values(), *self.tables.policies.mesh.values()
+
+    def conflicted(self, kind: Kind) -> int:
+        """How many policies of a kind do not hold because an older one does."""
+        conflict = self.tables.policies.conflict
+        return sum(kind_of(policy) == kind and conflict(policy) is not None for policy in self.policies())
+
+    def refused(self, kind: Kind) -> Mapping[Key, Refused]:
+        """The objects of a kind that cannot be used."""
+        return self._refused.get(kind, {})
 
     def count(self, kind: Kind) -> int:
         """How many objects of a kind are known."""
@@ -131,6 +162,11 @@ class Index:
                 elif winner != service.key:
                     yield f"address {ip} port {port.port} belongs to Service {winner[0]}/{winner[1]}"
 
+    def _remade(self, obj: Refused) -> bool:
+        """Whether the last good object of a refused one's name was another: nothing of that stays."""
+        known = self.tables.all(obj.kind).get(obj.key)
+        return isinstance(known, AnyPolicy) and bool(obj.created) and known.created != obj.created
+
     # -- changes out ----------------------------------------------------------------------------------------
 
     def _change(self, kind: Kind, steps: Mapping[Key, Object | None]) -> Changes:
@@ -139,19 +175,24 @@ class Index:
         if not real:
             return NONE
         reach = _Reach()
-        zones = networks = False
+        if kind == "MeshPolicy":
+            self._reach_scopes(real, reach)
+        zones = False
         for key, new in real.items():
             old = known.get(key)
             for obj in (old, new):
                 self._reach(obj, old, new, reach)
-            networks = networks or _networks(old) != _networks(new)
             zones = zones or _zone(old) != _zone(new)
-        if networks:
-            self._reach_unnamed(reach)
         before = self._look(reach)
         by_node = self._by_node(reach)
+        policies = self._concerned(kind, real, reach)
         for key, new in real.items():
             self.tables.put(kind, key, new)
+        networks = self.tables.ranges.settle()
+        if networks:
+            unnamed = _Reach(services=self._unnamed())
+            before |= self._look(unnamed)
+            reach.services |= unnamed.services
         self.generation += 1
         for service in reach.services:
             self._digest(service)
@@ -159,7 +200,8 @@ class Index:
         found = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         if zones:
             found |= self._by_zone(reach)
-        return Changes(frozenset(self._keys(found, by_node | self._by_node(reach))), networks)
+        keys = frozenset(self._keys(found, by_node | self._by_node(reach)))
+        return Changes(keys, networks, policies | self._concerned(kind, real, reach))
 
     def _look(self, reach: _Reach) -> dict[DestinationName | str, object]:
         """The state of all that is in reach."""
@@ -197,7 +239,7 @@ class Index:
     def _by_node(self, reach: _Reach) -> set[Key]:
         """The Services in reach that callers on different nodes may see differently."""
         services = (self.tables.service(key) for key in reach.services)
-        return {service.key for service in services if service is not None and service.by_node}
+        return {service.key for service in services if service is not None and self.tables.by_node(service)}
 
     def _by_zone(self, reach: _Reach) -> set[DestinationName | str]:
         """Destinations that callers on one node may see differently when its zone is another."""
@@ -216,6 +258,8 @@ class Index:
             reach.services.add(obj.owner)
             for endpoint in _endpoints_changed(obj, old, new):
                 self._reach_endpoint(endpoint, reach)
+        elif isinstance(obj, TrafficPolicy):
+            self._reach_target(target(obj), reach)
         elif isinstance(obj, Namespace) and _opaque(old) != _opaque(new):
             for pod in self.tables.pods():
                 if pod.namespace == obj.name:
@@ -243,17 +287,69 @@ class Index:
             for endpoint in piece.endpoints:
                 self._reach_endpoint(endpoint, reach)
 
+        for policy in self.tables.policies.leading_to(service.key):
+            self._reach_target(target(policy), reach)
+
+    def _reach_target(self, key: Key, reach: _Reach) -> None:
+        """What the TrafficPolicy of a Service acts on: its destinations, or the pods of a headless one."""
+        reach.services.add(key)
+        service = self.tables.service(key)
+        if service is None:
+            return
+        for ip, _ in vips_of(service):
+            reach.vips.update((ip, port.port) for port in service.ports)
+        if service.cluster_ips:
+            return
+        for piece in self.tables.slices_of(key):
+            for endpoint in piece.endpoints:
+                self._reach_endpoint(endpoint, reach)
+
+    def _reach_scopes(self, real: Mapping[Key, Object | None], reach: _Reach) -> None:
+        """What MeshPolicies act on: one that comes or goes may let others of its namespace hold."""
+        policies = self.tables.policies
+        namespaces = {namespace for namespace, _ in real}
+        everywhere = policies.system in namespaces
+        new = (policy for policy in real.values() if isinstance(policy, MeshPolicy))
+        beyond = policies.beyond_own or any(map(beyond_own, new))
+        for pod in self.tables.pods():
+            if everywhere or pod.namespace in namespaces:
+                reach.pods.add(pod.key)
+                if beyond:
+                    self._reach_pod(pod, reach)
+        for service in self.tables.services() if beyond else ():
+            if everywhere or service.namespace in namespaces:
+                reach.services.add(service.key)
+
+    def _concerned(
+        self, kind: Kind, real: Mapping[Key, Object | None], reach: _Reach
+    ) -> frozenset[PolicyName]:
+        """The policies of which something else may be true after a change: all that share a target."""
+        policies = self.tables.policies
+        if kind == "MeshPolicy":
+            namespaces = {namespace for namespace, _ in real}
+            return frozenset(("MeshPolicy", key) for key in {*policies.mesh, *real} if key[0] in namespaces)
+        found = set(real) if kind == "TrafficPolicy" else set()
+        for service in reach.services if policies.traffic else ():
+            found.update(one.key for one in policies.of_service(service))
+            found.update(one.key for one in policies.leading_to(service))
+        return frozenset(("TrafficPolicy", key) for key in found)
+
     def _reach_endpoint(self, endpoint: SliceEndpoint, reach: _Reach) -> None:
         """The pods behind an endpoint: what their ports are declared to speak."""
         for pod in self.tables.pods_of(endpoint):
             reach.pods.add(pod.key)
             reach.ips.update(pod.ips)
 
-    def _reach_unnamed(self, reach: _Reach) -> None:
+    def _unnamed(self) -> set[Key]:
         """Services with endpoints that name no pod: whether those may be pods depends on the ranges."""
-        for piece in self.tables.slices():
-            if any(one.pod is None for one in piece.endpoints):
-                reach.services.add(piece.owner)
+        return {
+            piece.owner for piece in self.tables.slices() if any(one.pod is None for one in piece.endpoints)
+        }
+
+
+def _own(kind: Kind, keys: Iterable[Key]) -> Changes:
+    """Policies of which something else is true now, although nothing else has changed."""
+    return Changes(policies=frozenset((of, key) for of in POLICY_KINDS if of == kind for key in keys))
 
 
 def _endpoints_changed(obj: EndpointSlice, old: Object | None, new: Object | None) -> Iterable[SliceEndpoint]:
@@ -266,10 +362,6 @@ def _endpoints_changed(obj: EndpointSlice, old: Object | None, new: Object | Non
         (one.address, one.pod) for one in new.endpoints
     }
     return [one for one in obj.endpoints if (one.address, one.pod) not in same]
-
-
-def _networks(obj: Object | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return (obj.pod_cidrs, obj.addresses) if isinstance(obj, Node) else ((), ())
 
 
 def _zone(obj: Object | None) -> str:

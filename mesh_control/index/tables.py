@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from mesh_control.index.addresses import PodAddresses, Ranges, ServiceAddresses
+from mesh_control.index.addresses import PodAddresses, ServiceAddresses
 from mesh_control.index.objects import (
+    AnyPolicy,
     EndpointSlice,
     Key,
     Kind,
@@ -17,28 +18,36 @@ from mesh_control.index.objects import (
     PortRanges,
     Service,
     ServiceAccount,
+    ServiceCIDR,
     SliceEndpoint,
 )
+from mesh_control.index.policies import Policies
+from mesh_control.index.ranges import Ranges
 
 
 class Tables:
     """Everything that is known; changed by `put` alone."""
 
-    def __init__(self, trust_domain: str, cluster_networks: Iterable[str]) -> None:
+    def __init__(self, trust_domain: str, cluster_networks: Iterable[str], system_namespace: str) -> None:
         self.trust_domain = trust_domain
         self._pods: dict[Key, Pod] = {}
         self._services: dict[Key, Service] = {}
         self._slices: dict[Key, EndpointSlice] = {}
         self._namespaces: dict[Key, Namespace] = {}
         self._nodes: dict[Key, Node] = {}
+        self._service_cidrs: dict[Key, ServiceCIDR] = {}
         self._accounts: dict[Key, ServiceAccount] = {}
+        self.policies = Policies(system_namespace)
         self._kinds: dict[Kind, dict[Key, Any]] = {
             "Pod": self._pods,
             "Service": self._services,
             "EndpointSlice": self._slices,
             "Namespace": self._namespaces,
             "Node": self._nodes,
+            "ServiceCIDR": self._service_cidrs,
             "ServiceAccount": self._accounts,
+            "TrafficPolicy": self.policies.traffic,
+            "MeshPolicy": self.policies.mesh,
         }
         self.pod_addresses = PodAddresses()
         self.service_addresses = ServiceAddresses()
@@ -71,6 +80,13 @@ class Tables:
     def service(self, key: Key) -> Service | None:
         """A Service by namespace and name."""
         return self._services.get(key)
+
+    def by_node(self, service: Service) -> bool:
+        """Whether callers on different nodes may reach different endpoints, also where its routes lead."""
+        if service.by_node:
+            return True
+        others = (self.service(key) for key in self.policies.led_from(service.key))
+        return any(other is not None and other.by_node for other in others)
 
     def zone_of(self, node: str) -> str:
         """The zone of a node; '' if it is not known."""
@@ -113,10 +129,16 @@ class Tables:
     def _link(self, new: Object) -> None:
         if isinstance(new, Pod):
             self.pod_addresses.add(new)
+            self.ranges.pod(new, 1)
         elif isinstance(new, Service):
             self.service_addresses.add(new)
+            self.ranges.service(new, 1)
         elif isinstance(new, Node):
-            self.ranges.add(new)
+            self.ranges.node(new, 1)
+        elif isinstance(new, ServiceCIDR):
+            self.ranges.service_cidr(new, 1)
+        elif isinstance(new, AnyPolicy):
+            self.policies.add(new)
         elif isinstance(new, EndpointSlice):
             self._slices_of.setdefault(new.owner, {})[new.key] = new
             for ip in {endpoint.address for endpoint in new.endpoints}:
@@ -125,10 +147,16 @@ class Tables:
     def _unlink(self, old: Object) -> None:
         if isinstance(old, Pod):
             self.pod_addresses.remove(old)
+            self.ranges.pod(old, -1)
         elif isinstance(old, Service):
             self.service_addresses.remove(old)
+            self.ranges.service(old, -1)
         elif isinstance(old, Node):
-            self.ranges.remove(old)
+            self.ranges.node(old, -1)
+        elif isinstance(old, ServiceCIDR):
+            self.ranges.service_cidr(old, -1)
+        elif isinstance(old, AnyPolicy):
+            self.policies.remove(old)
         elif isinstance(old, EndpointSlice):
             slices = self._slices_of[old.owner]
             del slices[old.key]

@@ -11,12 +11,15 @@ from hashlib import blake2b
 
 import msgspec
 
-from mesh_api.keys import DestinationName
-from mesh_api.sidecar import Family, Protocol
+from mesh_api.keys import DestinationName, Family
+from mesh_api.policy_types import TrafficPolicy
+from mesh_api.sidecar import Protocol
 from mesh_control.index.addresses import Claim, vips_of
+from mesh_control.index.levels import WorkloadSettings
 from mesh_control.index.objects import (
     Key,
     Pod,
+    PortRanges,
     Record,
     Service,
     ServicePort,
@@ -36,7 +39,7 @@ class EndpointView(Record, frozen=True, gc=False):
     ready: bool
     """False: only serving while it terminates, for when no endpoint is ready."""
     identity: str
-    """SPIFFE id of the pod whose sidecar captures this port; '' for plaintext."""
+    """SPIFFE id of the pod whose sidecar looks for mTLS at this port; '' for plaintext."""
     workload: str
     labels: dict[str, str]
     opaque: bool
@@ -60,6 +63,10 @@ class PodView(Record, frozen=True, gc=False):
     pod: Pod
     identity: str
     opaque_ports: tuple[int, ...]
+    mtls_ports: PortRanges
+    """Those at which its sidecar looks for mTLS."""
+    policy: TrafficPolicy | None
+    """The only one that holds for a headless Service of the pod."""
 
 
 class WorkloadView(Record, frozen=True, gc=False):
@@ -68,6 +75,7 @@ class WorkloadView(Record, frozen=True, gc=False):
     pod: Pod
     protocols: tuple[tuple[int, Protocol], ...]
     draining: bool
+    settings: WorkloadSettings
 
 
 class Owner(Enum):
@@ -144,7 +152,7 @@ def _endpoint_view(
         return EndpointView(
             endpoint.address, port, ready, "", "", {}, False, endpoint.node, *_hints(endpoint)
         )
-    meshed = pod.injected and in_ranges(pod.captured, port)
+    meshed = pod.injected and in_ranges(tables.policies.mtls_ports(pod), port)
     return EndpointView(
         address=endpoint.address,
         port=port,
@@ -193,6 +201,11 @@ def choose(
 def digests(tables: Tables, service: Service) -> dict[DestinationName, bytes]:
     """A hash of what sidecars can be given of each port and family."""
     found: dict[DestinationName, bytes] = {}
+    policies = tables.policies.service_state(service.key)
+    led = [
+        (key, other is not None and other.by_node)
+        for key, other in sorted((key, tables.service(key)) for key in tables.policies.led_from(service.key))
+    ]
     for port in service.ports:
         for family in service.families:
             view = port_view(tables, service, port, family)
@@ -202,9 +215,9 @@ def digests(tables: Tables, service: Service) -> dict[DestinationName, bytes]:
                     (one.address, one.port, one.identity, one.workload, one.labels)
                     for one in choose(view.endpoints, service)
                 ]
-                material: object = (view.protocol, view.addresses, seen)
+                material: object = (view.protocol, view.addresses, seen, policies, led)
             else:
-                material = (view.protocol, view.addresses, view.endpoints, service.node_local)
+                material = (view.protocol, view.addresses, view.endpoints, service.node_local, policies, led)
             name = DestinationName(service.namespace, service.name, port.port, family)
             data = msgspec.msgpack.encode(material, order="deterministic")
             found[name] = blake2b(data, digest_size=16).digest()
@@ -240,7 +253,7 @@ def vip_state(tables: Tables, ip: str, port: int) -> object:
     """All that the answer about a Service's address and port depends on."""
     key = service_at(tables, ip, port)
     service = tables.service(key) if key else None
-    return key, service is not None and service.by_node
+    return key, service is not None and tables.by_node(service)
 
 
 # -- pods ---------------------------------------------------------------------------------------------------
@@ -277,7 +290,27 @@ def pod_view(tables: Tables, ip: str) -> PodView | None:
         return None
     protocols = declared_protocols(tables, pod)
     opaque = sorted(port for port, protocol in protocols.items() if protocol is Protocol.TCP)
-    return PodView(pod, identity_of(tables, pod), tuple(opaque))
+    return PodView(
+        pod,
+        identity_of(tables, pod),
+        tuple(opaque),
+        tables.policies.mtls_ports(pod),
+        _headless_policy(tables, pod),
+    )
+
+
+def _headless_policy(tables: Tables, pod: Pod) -> TrafficPolicy | None:
+    """The TrafficPolicy that holds for a headless Service of the pod, if there is exactly one such."""
+    found: dict[Key, TrafficPolicy] = {}
+    for ip in pod.ips if tables.policies.traffic else ():
+        for piece in tables.slices_at(ip):
+            service = tables.service(piece.owner)
+            holder = tables.policies.holder(piece.owner)
+            if holder is None or service is None or service.cluster_ips:
+                continue
+            if any(one.address == ip and pod in tables.pods_of(one) for one in piece.endpoints):
+                found[holder.key] = holder
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def pod_state(tables: Tables, ip: str) -> object:
@@ -286,7 +319,10 @@ def pod_state(tables: Tables, ip: str) -> object:
     if view is None:
         return owner_of(tables, ip)
     pod = view.pod
-    return pod.key, pod.workload, pod.captured, view.identity, view.opaque_ports
+    policy = view.policy
+    shaped = (policy.key, tables.policies.digest(policy), pod.labels) if policy else None
+    levels = tables.policies.levels_state(pod.namespace)
+    return pod.key, pod.workload, view.mtls_ports, view.identity, view.opaque_ports, shaped, levels
 
 
 def workload_view(tables: Tables, key: Key) -> WorkloadView | None:
@@ -295,7 +331,7 @@ def workload_view(tables: Tables, key: Key) -> WorkloadView | None:
     if pod is None:
         return None
     protocols = tuple(sorted(declared_protocols(tables, pod).items(), key=lambda item: item[0]))
-    return WorkloadView(pod, protocols, pod.deleting or pod.finished)
+    return WorkloadView(pod, protocols, pod.deleting or pod.finished, tables.policies.settings_of(pod))
 
 
 def workload_state(tables: Tables, key: Key) -> object:
@@ -303,4 +339,13 @@ def workload_state(tables: Tables, key: Key) -> object:
     view = workload_view(tables, key)
     if view is None:
         return None
-    return view.pod.workload, view.pod.service_account, view.pod.ips, view.protocols, view.draining
+    own = view.pod
+    return (
+        own.workload,
+        own.service_account,
+        own.ips,
+        own.labels,
+        view.protocols,
+        view.draining,
+        view.settings,
+    )

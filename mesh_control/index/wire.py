@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from mesh_api import names
-from mesh_api.sidecar import Family
+from mesh_api.keys import Family
+from mesh_api.policy import read_policy
 from mesh_control.index.api_types import (
     ApiEndpointSlice,
     ApiNode,
     ApiPod,
     ApiService,
+    ApiServiceCidr,
     ApiSliceEndpoint,
     Bare,
     Conditions,
@@ -27,10 +29,12 @@ from mesh_control.index.api_types import (
     Named,
     PodStatus,
 )
-from mesh_control.index.declared import port_ranges, protocol_of, workload_name
+from mesh_control.index.declared import port_ranges, protocol_of, workload_of
 from mesh_control.index.objects import (
     ALL_PORTS,
+    POLICY_KINDS,
     Affinity,
+    AnyPolicy,
     EndpointSlice,
     Kind,
     Namespace,
@@ -42,6 +46,7 @@ from mesh_control.index.objects import (
     Refused,
     Service,
     ServiceAccount,
+    ServiceCIDR,
     ServicePort,
     SliceEndpoint,
     without,
@@ -77,6 +82,16 @@ class _Problems(list[str]):
             return ""
         return str(address)
 
+    def networks(self, found: list[str] | None, what: str) -> tuple[str, ...]:
+        """The canonical forms of `found`, without what is no network."""
+        usable = []
+        for cidr in found or ():
+            try:
+                usable.append(str(ipaddress.ip_network(cidr, strict=False)))
+            except ValueError:
+                self.append(f"{what}: expected a network, got {cidr[:60]!r}")
+        return tuple(usable)
+
     def ports(self, said: Mapping[str, str], name: str) -> PortRanges | None:
         """The port list that is said under a name; None if it is not there, or not readable."""
         text = said.get(name)
@@ -105,16 +120,17 @@ def _service_account(raw: Named) -> ServiceAccount:
 
 def _node(raw: ApiNode) -> Node:
     problems = _Problems()
-    cidrs = []
-    for cidr in (raw.spec and raw.spec.pod_cidrs) or ():
-        try:
-            cidrs.append(str(ipaddress.ip_network(cidr, strict=False)))
-        except ValueError:
-            problems.append(f"spec.podCIDRs: expected a network, got {cidr[:60]!r}")
+    cidrs = problems.networks(raw.spec.pod_cidrs if raw.spec else None, "spec.podCIDRs")
     zone = (raw.metadata.labels or {}).get(ZONE, "")
     listed = (raw.status and raw.status.addresses) or ()
     ips = problems.ips([one.address for one in listed if one.type in NODE_IPS], "status.addresses")
-    return Node(intern(raw.metadata.name), intern(zone), ips, tuple(cidrs), tuple(problems))
+    return Node(intern(raw.metadata.name), intern(zone), ips, cidrs, tuple(problems))
+
+
+def _service_cidr(raw: ApiServiceCidr) -> ServiceCIDR:
+    problems = _Problems()
+    cidrs = problems.networks(raw.spec.cidrs if raw.spec else None, "spec.cidrs")
+    return ServiceCIDR(raw.metadata.name, cidrs, tuple(problems))
 
 
 def _pod(raw: ApiPod) -> Pod:
@@ -124,7 +140,7 @@ def _pod(raw: ApiPod) -> Pod:
     ips = [one.ip for one in status.pod_ips or () if one.ip] or [status.pod_ip or ""]
     owner = next((ref for ref in meta.owner_references or () if ref.controller), None)
     labels = _interned(meta.labels)
-    workload = workload_name(
+    workload_kind, workload = workload_of(
         meta.name,
         owner.kind if owner else "",
         owner.name if owner else "",
@@ -146,6 +162,7 @@ def _pod(raw: ApiPod) -> Pod:
         host_network=bool(spec.host_network),
         deleting=meta.deletion_timestamp is not None,
         injected=injected,
+        workload_kind=intern(workload_kind),
         workload=intern(workload),
         labels=labels,
         captured=_captured(raw, problems) if injected else (),
@@ -288,12 +305,19 @@ def _reader(wire: type[_T], convert: Callable[[_T], Object]) -> Callable[[Any], 
 _READERS: dict[Kind, Callable[[Any], Object]] = {
     "Namespace": _reader(Named, _namespace),
     "Node": _reader(ApiNode, _node),
+    "ServiceCIDR": _reader(ApiServiceCidr, _service_cidr),
     "ServiceAccount": _reader(Named, _service_account),
     "Pod": _reader(ApiPod, _pod),
     "Service": _reader(ApiService, _service),
     "EndpointSlice": _reader(ApiEndpointSlice, _slice),
 }
 _bare = msgspec.json.Decoder(Bare)
+_tree = msgspec.json.Decoder(dict[str, Any])
+
+
+def _policy(kind: Kind, data: Buffer) -> AnyPolicy | tuple[str, ...]:
+    found = read_policy(kind, _tree.decode(data))
+    return tuple(map(str, found)) if isinstance(found, list) else found
 
 
 def decode(kind: Kind, data: Buffer) -> Object | Refused:
@@ -303,9 +327,12 @@ def decode(kind: Kind, data: Buffer) -> Object | Refused:
     """
     try:
         try:
-            return _READERS[kind](data)
+            found = _policy(kind, data) if kind in POLICY_KINDS else _READERS[kind](data)
+            if not isinstance(found, tuple):
+                return found
         except msgspec.ValidationError as exc:
-            meta = _bare.decode(data).metadata
-            return Refused(kind, meta.namespace, meta.name, (f"cannot be read: {exc}",))
+            found = (f"cannot be read: {exc}",)
+        meta = _bare.decode(data).metadata
+        return Refused(kind, meta.namespace, meta.name, found, meta.creation_timestamp or "", meta.generation)
     except (UnicodeDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError(f"expected an object: {exc}") from None

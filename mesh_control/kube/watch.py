@@ -36,7 +36,7 @@ WATCH_S = (300, 600)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 SETTLE_S = 1.0
 """A watch that was taken up again and is silent for so long has nothing to catch up with."""
-ABSENT_S = 30.0
+ABSENT_S = 5.0
 """Between looks for a kind that is not installed."""
 _EVENTS_A_TURN = 64
 _VERSION_TRIES = 5
@@ -76,7 +76,9 @@ class Source(Generic[T]):
     Args:
         decode: raises msgspec.MsgspecError for what it cannot read; that object is then left out and
             reported. Items of a list carry neither `kind` nor `apiVersion`.
-        optional: the kind may not be installed (404): that is an empty list, looked at again now and then.
+        optional: the kind, or this version of it, may not be installed (404). That is an empty list at first;
+            later what was told stays, for who deletes a kind deletes its objects before. It is looked at
+            again now and then.
     """
 
     resource: Resource
@@ -139,7 +141,7 @@ async def list_then_watch(
     each `on_replace`.
 
     Notes: `kube.watch.failed` (resource, error, reason, retry_in_s), `kube.watch.restored` (resource),
-    `kube.undecodable` (resource, error).
+    `kube.watch.absent` (resource) of an optional kind, `kube.undecodable` (resource, error).
     """
     await _Watch(client, source, on_replace, on_event, on_synced, rng, on_note, health or Health()).run()
 
@@ -167,6 +169,7 @@ class _Watch(Generic[T]):
         self._streaming = True
         self._version = ""
         self._failures = 0
+        self._absent = False
 
     async def run(self) -> None:
         while True:
@@ -188,7 +191,11 @@ class _Watch(Generic[T]):
 
     async def _failed(self, exc: KubeError) -> None:
         if exc.not_found and self._source.optional:
-            self._replace([], "")
+            if not self._absent:
+                self._on_note("kube.watch.absent", {"resource": str(self._source.resource)})
+            self._absent, self._version = True, ""
+            if not self._health.synced:
+                self._replace([], "")
             self._health.up()
             await trio.sleep(ABSENT_S * self._rng.uniform(0.5, 1.0))
             return
@@ -214,6 +221,7 @@ class _Watch(Generic[T]):
         await trio.sleep(self._rng.uniform(0.5, 1.0) * FIRST_WAIT_S)
 
     def _restored(self) -> None:
+        self._absent = False
         if self._failures:
             self._failures = 0
             self._on_note("kube.watch.restored", {"resource": str(self._source.resource)})

@@ -141,7 +141,7 @@ class ReviewAuthenticator:
         if not reviewed.pod_name or not reviewed.pod_uid:
             text = "token: expected one that is bound to a pod (a projected token)"
             return _Known(now + REMEMBER_REFUSED_S, None, refusal=(text, "unbound"))
-        until = min(now + REMEMBER_S, _expiry(token) or now + REMEMBER_S)
+        until = min(now + REMEMBER_S, token_end(token) or now + REMEMBER_S)
         return _Known(until, identity, (namespace, reviewed.pod_name, reviewed.pod_uid))
 
 
@@ -152,10 +152,10 @@ def _explain(error: str) -> tuple[str, str]:
     return f"token: the API server does not accept it ({error[:300] or 'no reason given'})", "invalid"
 
 
-def _expiry(token: str) -> float:
+def token_end(token: str) -> float:
     """The `exp` claim of a token that the API server has accepted; 0 where it cannot be read."""
     try:
         payload = token.split(".")[1]
         return _claims.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).exp
-    except (IndexError, ValueError, msgspec.MsgspecError):
+    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
         return 0.0

@@ -11,7 +11,7 @@ import random
 import ssl
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from certs.clock import WallClock, wall_clock
 from certs.events import OnEvent, ignore_event
 from certs.framing import FrameError, read_frame
 from certs.verify import PeerRejected, peer_identity
+from mesh_api.admin import SidecarState
 from mesh_api.discovery import (
     ALPN_DISCOVERY,
     MAX_HELLO_BYTES,
@@ -28,15 +29,22 @@ from mesh_api.discovery import (
     SILENT_S,
     Content,
     Hello,
+    Page,
+    Report,
     Welcome,
     decode_from_sidecar,
 )
-from mesh_control.serve.discovery_stream import Ending, Stream, farewell, send
+from mesh_control.serve.discovery_asks import AskFailed, Memory
+from mesh_control.serve.discovery_stream import Ending, Speaker, Stream, farewell, send
 from mesh_control.serve.subscriptions import SETTLE_S, PodRef, Session, Subscriptions
+from mesh_ops.printable import clean
 
 PUSH_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 HANDSHAKES = 8
 """Handshakes under way at once: each costs the loop some 2 ms, and live streams come between them."""
+
+
+MAX_VERSION_CHARS = 64
 
 
 class Source(Protocol):
@@ -67,6 +75,8 @@ class Source(Protocol):
         ...
 
 
+OnReport = Callable[[PodRef, str, str, Report], None]
+"""Takes a sidecar's report, with its pod, its SPIFFE id and the name of its workload."""
 PodIdentity = Callable[[str, str], str | None]
 """The SPIFFE id of a pod by namespace and name; None if there is no such pod."""
 
@@ -143,9 +153,12 @@ class DiscoveryServer:
         self.source = source
         self.on_event = on_event
         self.rng = rng
+        self.memory = Memory()
+        self._on_report: OnReport | None = None
         self.subscriptions = Subscriptions(source.lookup, self._too_large, limits.settle_s)
         self._pod_identity = pod_identity
         self._trust_domain = trust_domain
+        self._replica = replica
         self._welcome = Welcome(replica=replica, version=version)
         self._wall = wall
         self._handshakes = trio.Semaphore(HANDSHAKES)
@@ -164,6 +177,54 @@ class DiscoveryServer:
     def sidecars(self) -> Collection[PodRef]:
         """The pods whose sidecars are connected here."""
         return self._streams.keys()
+
+    def states(self) -> list[SidecarState]:
+        """The sidecars that are connected here, without the roots that they trust (see `bundle_of`)."""
+        now = trio.current_time()
+        found = []
+        for pod, stream in self._streams.items():
+            state, error = stream.state()
+            found.append(
+                SidecarState(
+                    namespace=pod.namespace,
+                    pod=pod.name,
+                    replica=self._replica,
+                    version=stream.speaker.version,
+                    identity=stream.speaker.identity,
+                    state=state,
+                    keys=len(stream.session.asked),
+                    connected_s=round(now - stream.since, 3),
+                    error=error,
+                )
+            )
+        return found
+
+    def bundle_of(self, pod: PodRef) -> str:
+        """The trust bundle that a sidecar has in force; '' while that is not known, or for none."""
+        stream = self._streams.get(pod)
+        return stream.bundle() if stream is not None else ""
+
+    async def ask(self, pod: PodRef, page: Page, arguments: Mapping[str, str]) -> bytes:
+        """What a sidecar that is connected here answers, as JSON that is not looked into.
+
+        Raises AskFailed (404 for no such sidecar), or ValueError for arguments of no sense.
+        """
+        stream = self._streams.get(pod)
+        if stream is None:
+            raise AskFailed(404, f"the sidecar of pod {pod.namespace}/{pod.name} is not connected here")
+        if stream.questions.stuck(trio.current_time()):
+            stream.end(Ending("unanswered", "questions were not answered"))
+            raise AskFailed(503, "the sidecar does not answer; its stream is made anew, try again")
+        return await stream.questions.ask(page, arguments)
+
+    def subscribe_reports(self, callback: OnReport) -> None:
+        """Have `callback` given every report of a sidecar; one only."""
+        self._on_report = callback
+
+    def on_report(self, pod: PodRef, identity: str, workload: str, report: Report) -> None:
+        """Pass a report on."""
+        if self._on_report is not None:
+            self._on_report(pod, identity, workload, report)
 
     async def serve(
         self,
@@ -195,7 +256,7 @@ class DiscoveryServer:
         Raises what breaks the stream; what this side decides is told to the sidecar and counted.
         """
         try:
-            pod = await self._greet(stream, identity)
+            pod, version = await self._greet(stream, identity)
         except _Refused as exc:
             self.stats.ended[exc.kind] += 1
             self.on_event("discovery.refused", {"reason": exc.kind, "identity": identity, "detail": str(exc)})
@@ -205,7 +266,8 @@ class DiscoveryServer:
         if known is not None:
             known.end(Ending("replaced", "a newer stream of the same pod has come"))
         age = min(self.limits.max_age_s * self.rng.uniform(0.75, 1.0), not_after - self._wall())
-        served = Stream(self, stream, Session(pod, lambda: None), trio.current_time() + age)
+        speaker = Speaker(identity, version)
+        served = Stream(self, stream, Session(pod, lambda: None), speaker, trio.current_time() + age)
         self._streams[pod] = served
         self.stats.connected += 1
         self.stats.welcomed += 1
@@ -269,7 +331,7 @@ class DiscoveryServer:
             raise FrameError(f"expected ALPN {ALPN_DISCOVERY}, got {tls.selected_alpn_protocol()}")
         await self.converse(tls, peer.identity, peer.not_after)
 
-    async def _greet(self, stream: trio.abc.Stream, identity: str) -> PodRef:
+    async def _greet(self, stream: trio.abc.Stream, identity: str) -> tuple[PodRef, str]:
         """Read Hello, check it, say Welcome. Raises _Refused."""
         self._strangers += 1
         try:
@@ -294,7 +356,7 @@ class DiscoveryServer:
             await send(stream, self._welcome, self.limits.hello_s)
         finally:
             self._strangers -= 1
-        return PodRef(hello.namespace, hello.pod)
+        return PodRef(hello.namespace, hello.pod), clean(hello.version, MAX_VERSION_CHARS)
 
     def _changed(self, keys: Collection[str]) -> None:
         self.subscriptions.changed(keys, trio.current_time())

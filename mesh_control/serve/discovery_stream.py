@@ -1,4 +1,7 @@
-"""One sidecar's stream after Welcome: a reader, and one sender with at most one update under way."""
+"""One sidecar's stream after Welcome: a reader, and one sender with at most one update under way.
+
+Questions go out between updates; reports come in at their own pace.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,50 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 
 from certs.framing import FrameError, read_frame, write_frame
+from mesh_api.admin import SyncState
 from mesh_api.discovery import (
+    MAX_EDGES,
     MAX_FRAME_BYTES,
+    REPORT_S,
+    WORKLOAD_KEY,
     Applied,
     FromControl,
     FromSidecar,
     Goodbye,
     Ping,
     Pong,
+    Reply,
+    Report,
     Subscribe,
     Unsubscribe,
     Update,
+    WorkloadConfig,
     decode_from_sidecar,
     encode_message,
 )
-from mesh_control.serve.subscriptions import Group, Session, Subscriptions, TooManyKeys, pack
+from mesh_api.sidecar import Workload
+from mesh_control.serve.discovery_asks import Memory, Questions
+from mesh_control.serve.subscriptions import Group, PodRef, Session, Subscriptions, TooManyKeys, pack
+from mesh_ops.printable import clean
 
 if TYPE_CHECKING:
     import random
 
     from mesh_control.serve.discovery import DiscoveryStats, Limits, Source
 
+NO_CONFIG = WorkloadConfig(Workload(name="-", namespace="-"), "-", "")
+"""Of a pod that is gone."""
 UPDATE_BYTES = 1024 * 1024
 """An update is cut near this size; one group alone may be larger."""
 FAREWELL_S = 2.0
+REPORTS_AT_ONCE = 10
+"""Reports that may come one upon the other after a pause; besides, one in half of REPORT_S."""
+HEAVY_S = 0.005
+REST = 4.0
+"""What takes the event loop HEAVY_S or more is followed by a pause of so many times that, in which the other
+sidecars are served: one that asks without end slows down nobody but itself."""
+MAX_REJECTED = 64
+"""Refused keys that are remembered of a sidecar."""
 
 
 class Ending(NamedTuple):
@@ -43,6 +66,14 @@ class Ending(NamedTuple):
     moving: bool = False
 
 
+class Speaker(NamedTuple):
+    """Who is at the other end."""
+
+    identity: str
+    version: str
+    """Of its program."""
+
+
 class Owner(Protocol):
     """What a stream needs of its server."""
 
@@ -51,6 +82,11 @@ class Owner(Protocol):
     stats: DiscoveryStats
     limits: Limits
     rng: random.Random
+    memory: Memory
+
+    def on_report(self, pod: PodRef, identity: str, workload: str, report: Report, /) -> None:
+        """Take what a sidecar has counted."""
+        ...
 
     def on_event(self, name: str, fields: Mapping[str, object], /) -> None:
         """Report."""
@@ -76,10 +112,21 @@ async def farewell(stream: trio.abc.Stream, ending: Ending) -> None:
 class Stream:
     """Serves one welcomed sidecar."""
 
-    def __init__(self, owner: Owner, stream: trio.abc.Stream, session: Session, until: float) -> None:
+    def __init__(
+        self, owner: Owner, stream: trio.abc.Stream, session: Session, speaker: Speaker, until: float
+    ) -> None:
         """`until`: when the stream moves on, on trio's clock."""
         self.session = session
         session.wake = self._wake
+        self.speaker = speaker
+        self.since = trio.current_time()
+        self.questions = Questions(owner.memory, self._wake)
+        self.rejected: dict[str, str] = {}
+        """Keys whose present content the sidecar has refused, and why."""
+        self._bundle: str | None = None
+        """The trust bundle that it has applied on this stream."""
+        self._bundle_sent = ""
+        self._reports = 0
         self._owner = owner
         self._stream = stream
         self._until = until
@@ -113,9 +160,29 @@ class Stream:
                 ending = Ending("failed", "a defect of the control plane; its log says more")
                 self._owner.on_event("discovery.failed", {"error": f"{type(exc).__name__}: {exc}"[:300]})
             nursery.cancel_scope.cancel()
+        self.questions.end(f"the sidecar's stream has ended: {ending.reason}")
         if ending.kind != "gone":
             await farewell(self._stream, ending)
         return ending
+
+    def state(self) -> tuple[SyncState, str]:
+        """Whether the sidecar has what it should have; if it refused something, why."""
+        if self.rejected:
+            return SyncState.REJECTED, next(iter(self.rejected.values()))
+        if self._sent is not None or self._batches or self.session.dirty:
+            return SyncState.PENDING, ""
+        return SyncState.SYNCED, ""
+
+    def bundle(self) -> str:
+        """The trust bundle that the sidecar was told and has in force, as PEM; '' while that is not known."""
+        waiting = WORKLOAD_KEY in self.session.dirty or WORKLOAD_KEY in (self._sent or ())
+        if self._bundle is None and WORKLOAD_KEY in self.session.told and not waiting:
+            return self._own().bundle_pem  # it had it before this stream
+        return self._bundle or ""
+
+    def _own(self) -> WorkloadConfig:
+        found = self._owner.source.lookup(WORKLOAD_KEY, self.session.pod)
+        return found if isinstance(found, WorkloadConfig) else NO_CONFIG
 
     def _wake(self) -> None:
         self._news.set()
@@ -127,7 +194,9 @@ class Stream:
             while True:
                 with trio.fail_after(self._owner.limits.silent_s):
                     frame = await read_frame(self._stream, MAX_FRAME_BYTES)
+                began = trio.current_time()
                 self._take(decode_from_sidecar(frame))
+                await _rest(trio.current_time() - began)
         except trio.TooSlowError:
             self.end(Ending("silent", f"nothing heard for {self._owner.limits.silent_s:g} s"))
         except (FrameError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -147,8 +216,14 @@ class Stream:
             subscriptions.subscribe(self.session, message.keys, message.holds)
         elif isinstance(message, Unsubscribe):
             subscriptions.unsubscribe(self.session, message.keys)
+            for key in message.keys:
+                self.rejected.pop(key, None)
         elif isinstance(message, Applied):
             self._applied(message)
+        elif isinstance(message, Reply):
+            self.questions.take(message)
+        elif isinstance(message, Report):
+            self._reported(message)
         elif not isinstance(message, Pong):
             raise ValueError("expected one hello, at the beginning")
 
@@ -162,10 +237,27 @@ class Stream:
             fields = {"pod": pod.name, "namespace": pod.namespace, "error": message.error[:500]}
             self._owner.on_event("discovery.nack", fields)
             self._owner.subscriptions.refused(self.session, keys)
-        elif not self._batches and self._since is not None:
+            if len(keys) == 1 and len(self.rejected) < MAX_REJECTED:  # of several, each is tried alone
+                self.rejected[keys[0]] = clean(message.error, 500)
+            self._wake()
+            return
+        for key in keys:
+            self.rejected.pop(key, None)
+        if WORKLOAD_KEY in keys:
+            self._bundle = self._bundle_sent
+        if not self._batches and self._since is not None:
             self._owner.stats.pushed(trio.current_time() - self._since)
             self._since = None
         self._wake()
+
+    def _reported(self, report: Report) -> None:
+        """Raises ValueError for a report that is too large, or comes too soon."""
+        self._reports += 1
+        if self._reports > REPORTS_AT_ONCE + (trio.current_time() - self.since) / (REPORT_S / 2):
+            raise ValueError(f"expected a report every {REPORT_S:g} s")
+        if len(report.edges) > MAX_EDGES:
+            raise ValueError(f"expected at most {MAX_EDGES} edges in a report, got {len(report.edges)}")
+        self._owner.on_report(self.session.pod, self.speaker.identity, self._own().workload.name, report)
 
     # -- to the sidecar ------------------------------------------------------------------------------------
 
@@ -177,6 +269,8 @@ class Stream:
         answered_by = 0.0
         while True:
             self._news = trio.Event()
+            while self.questions.outgoing:
+                await send(self._stream, self.questions.outgoing.popleft(), limits.applied_s)
             now = trio.current_time()
             if self._ending is not None:
                 return self._ending
@@ -190,13 +284,16 @@ class Stream:
                     return Ending("slow", f"an update was not answered within {limits.applied_s:g} s")
                 await self._wait(min(answered_by, self._until))
                 continue
+            took = 0.0
             if not self._batches:
-                await self._gather(now)
+                took = await self._gather(now)
             if self._batches:
                 await self._push(self._batches.popleft())
+                await _rest(took)
                 ping = (now := trio.current_time()) + limits.ping_s
                 answered_by = now + limits.applied_s
                 continue
+            await _rest(took)
             if now >= ping:
                 await send(self._stream, Ping(), limits.applied_s)
                 ping = now + limits.ping_s
@@ -209,24 +306,31 @@ class Stream:
         with trio.move_on_at(until):
             await self._news.wait()
 
-    async def _gather(self, now: float) -> None:
-        """Look at what has changed; what changes within a few milliseconds goes out together."""
+    async def _gather(self, now: float) -> float:
+        """Look at what has changed; what changes within a few milliseconds goes out together.
+
+        Returns how long the event loop was busy with it.
+        """
         owner = self._owner
         due = owner.subscriptions.due(self.session, now)
         if due is None or due > now:
-            return
+            return 0.0
         if self.session.dirty and not self._asked:
             await trio.sleep(owner.limits.coalesce_s)
         self._asked = False
         since, self.session.changed_at = self.session.changed_at, None
-        groups = owner.subscriptions.collect(self.session, trio.current_time(), owner.source.current())
+        began = trio.current_time()
+        groups = owner.subscriptions.collect(self.session, began, owner.source.current())
         if groups:
             self._since = since
         self._batches.extend(pack(groups, self.session.alone, UPDATE_BYTES))
+        return trio.current_time() - began
 
     async def _push(self, groups: list[Group]) -> None:
         self._nonce += 1
         self._sent = [group.key for group in groups]
+        if WORKLOAD_KEY in self._sent:
+            self._bundle_sent = self._own().bundle_pem
         update = Update(
             self._nonce,
             tuple(resource for group in groups for resource in group.resources),
@@ -236,3 +340,8 @@ class Stream:
         stats.updates += 1
         stats.resources += len(update.resources) + len(update.removed)
         await send(self._stream, update, self._owner.limits.applied_s)
+
+
+async def _rest(took: float) -> None:
+    if took >= HEAVY_S:
+        await trio.sleep(REST * took)

@@ -4,6 +4,9 @@ A reverse index leads from a key to the sessions that it matters to, so that a c
 are sidecars that use it. A session keeps a set of keys to look at again, never a queue of messages: a slow
 sidecar gets the latest content of each key once.
 
+An address brings the destination or pod that it belongs to; a destination that is asked for, or so brought,
+brings those that its routes lead to, and they bring nothing. What is brought goes out with what brings it.
+
 An address without content has no answer: its sidecar holds connections to it. "Nobody owns this address" is
 an answer, and is told late: only after it has been so for `SETTLE_S`, and only while the source is current. A
 watch that is late by less than that never makes a sidecar treat a new pod as outside the mesh.
@@ -11,7 +14,6 @@ watch that is late by less than that never makes a sidecar treat a new pod as ou
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,10 +31,11 @@ from mesh_api.discovery import (
     split_address,
     version_of,
 )
+from mesh_api.sidecar import Destination
+from mesh_control.serve.encoder import Encoder
 
 SETTLE_S = 0.25
 MAX_BODY_BYTES = MAX_FRAME_BYTES - 64 * 1024
-MAX_CACHED = 16_384
 NOBODY = AddressAnswer()
 _NOBODY_VERSION = version_of(encode_content(NOBODY))
 ALL_ADDRESSES = "address/"
@@ -78,6 +81,7 @@ class Session:
         "brought",
         "changed_at",
         "dirty",
+        "led",
         "pod",
         "told",
         "wake",
@@ -91,9 +95,11 @@ class Session:
         self.told: dict[str, str] = {}
         """Versions that the sidecar has been sent, or says it has; `_GONE` for a content that is no more."""
         self.brings: dict[str, tuple[str, ...]] = {}
-        """What an asked address brings."""
+        """What an asked address brings, and what a destination that is asked or so brought leads to."""
         self.brought: dict[str, int] = {}
         """How many asked addresses bring a content."""
+        self.led: dict[str, int] = {}
+        """How many destinations lead to one; from there it leads no further."""
         self.dirty: dict[str, None] = {}
         self.alone: set[str] = set()
         """Keys that were in a refused update of several: each is tried by itself."""
@@ -101,28 +107,6 @@ class Session:
         """Addresses that nobody owns, and when that may be said."""
         self.changed_at: float | None = None
         """Since when a change waits to be sent."""
-
-
-class Encoder:
-    """Bodies and versions of contents, encoded once for all sidecars."""
-
-    def __init__(self, most: int = MAX_CACHED) -> None:
-        self._most = most
-        self._cache: OrderedDict[str, tuple[Content, Resource]] = OrderedDict()
-
-    def resource(self, key: str, content: Content) -> Resource:
-        """The resource that carries `content`."""
-        cached = self._cache.get(key)
-        if cached is not None and (cached[0] is content or cached[0] == content):
-            self._cache.move_to_end(key)
-            return cached[1]
-        body = encode_content(content)
-        resource = Resource(key, version_of(body), body)
-        if key != WORKLOAD_KEY:  # that one differs from pod to pod
-            self._cache[key] = (content, resource)
-            if len(self._cache) > self._most:
-                self._cache.popitem(last=False)
-        return resource
 
 
 class Subscriptions:
@@ -166,17 +150,16 @@ class Subscriptions:
         for key in keys:
             if key not in session.asked:
                 continue
-            self._rebring(session, key, ())
             session.asked.discard(key)
             session.withheld.pop(key, None)
             self._release(session, key)
 
     def forget(self, session: Session) -> None:
         """The session has ended."""
-        for key in {*session.asked, *session.brought}:
+        for key in {*session.asked, *session.brought, *session.led}:
             self._unlink(session, key)
-        session.asked.clear()
-        session.brought.clear()
+        for used in (session.asked, session.brought, session.led, session.brings):
+            used.clear()
 
     def changed(self, keys: Iterable[str], now: float) -> None:
         """Contents of these keys have changed: wake whom it matters to."""
@@ -195,7 +178,7 @@ class Subscriptions:
 
     def recompare(self, session: Session) -> None:
         """Look at every key again, in case a change was lost on its way."""
-        session.dirty.update(dict.fromkeys((*session.asked, *session.brought)))
+        session.dirty.update(dict.fromkeys((*session.asked, *session.brought, *session.led)))
         session.wake()
 
     def refused(self, session: Session, keys: Collection[str]) -> None:
@@ -206,10 +189,10 @@ class Subscriptions:
         if len(keys) < 2:
             return
         for key in keys:
-            for content in (key, *session.brings.get(key, ())):
+            for content in (key, *self._with(session, key)):
                 session.told[content] = ""
+                session.dirty[content] = None  # the key may bring another until it is looked at
             session.alone.add(key)
-            session.dirty[key] = None
         session.wake()
 
     def collect(self, session: Session, now: float, current: bool) -> list[Group]:
@@ -222,6 +205,8 @@ class Subscriptions:
             if key in session.asked:
                 group = self._asked(session, key, now, current)
             elif key in session.brought:
+                group = self._group(session, key, (key, *self._bring(session, key)))
+            elif key in session.led:
                 group = self._group(session, key, (key,))
             else:
                 continue
@@ -238,23 +223,20 @@ class Subscriptions:
     # -- one key -------------------------------------------------------------------------------------------
 
     def _asked(self, session: Session, key: str, now: float, current: bool) -> Group | None:
-        if not key.startswith("address/"):
-            if key == WORKLOAD_KEY and self._lookup(key, session.pod) is None:
-                return None  # a pod that is gone keeps what it had until it ends
-            return self._group(session, key, (key,))
-        answer = self._lookup(key, session.pod)
-        if answer == NOBODY and session.told.get(key) != _NOBODY_VERSION:
-            due = session.withheld.setdefault(key, now + self._settle_s)
-            if now < due or not current:
-                return None
-        session.withheld.pop(key, None)
-        brought = brought_by(answer) if isinstance(answer, AddressAnswer) else ()
-        self._rebring(session, key, brought)
-        return self._group(session, key, (key, *brought))
+        if key == WORKLOAD_KEY and self._lookup(key, session.pod) is None:
+            return None  # a pod that is gone keeps what it had until it ends
+        if key.startswith("address/"):
+            answer = self._lookup(key, session.pod)
+            if answer == NOBODY and session.told.get(key) != _NOBODY_VERSION:
+                due = session.withheld.setdefault(key, now + self._settle_s)
+                if now < due or not current:
+                    return None
+            session.withheld.pop(key, None)
+        return self._group(session, key, (key, *self._bring(session, key)))
 
     def _group(self, session: Session, key: str, members: tuple[str, ...]) -> Group | None:
         """The members whose content differs from what was told."""
-        resources, removed = [], []
+        resources, removed, size = [], [], 0
         for member in members:
             content = self._lookup(member, session.pod)
             if content is None:
@@ -262,40 +244,58 @@ class Subscriptions:
                     session.told[member] = _GONE
                     removed.append(member)
                 continue
-            resource = self._encoder.resource(member, content)
+            resource = self._encoder.encoded(member, content).resource
             if session.told.get(member) == resource.version:
                 continue
             if len(resource.body) > MAX_BODY_BYTES:
                 self._on_too_large(member, len(resource.body))
+                continue
+            size += len(resource.body)
+            if size > MAX_BODY_BYTES:
+                session.dirty[member] = None  # more than a frame holds: this one goes by itself
                 continue
             session.told[member] = resource.version
             resources.append(resource)
         return Group(key, tuple(resources), tuple(removed)) if resources or removed else None
 
     def _bring(self, session: Session, key: str) -> tuple[str, ...]:
-        """Learn what a key brings, before it is compared."""
-        if not key.startswith("address/"):
-            return ()
-        answer = self._lookup(key, session.pod)
-        brought = brought_by(answer) if isinstance(answer, AddressAnswer) else ()
-        self._rebring(session, key, brought)
-        return brought
+        """Learn what an asked or brought key brings, before it is compared."""
+        content: Content | None = None
+        if key.startswith(("address/", "destination/")):
+            content = self._lookup(key, session.pod)
+        if isinstance(content, Destination):
+            self._rebring(session, key, self._encoder.encoded(key, content).led_to)
+        elif isinstance(content, AddressAnswer):
+            self._rebring(session, key, brought_by(content))
+            for brought in session.brings.get(key, ()):
+                self._bring(session, brought)
+        else:
+            self._rebring(session, key, ())
+        return self._with(session, key)
 
-    def _rebring(self, session: Session, key: str, brought: tuple[str, ...]) -> None:
+    def _with(self, session: Session, key: str) -> tuple[str, ...]:
+        """Every content that goes with a key, as far as is known."""
+        brought = session.brings.get(key, ())
+        if not key.startswith("address/"):
+            return brought
+        return (*brought, *(led for content in brought for led in session.brings.get(content, ())))
+
+    def _rebring(self, session: Session, key: str, contents: tuple[str, ...]) -> None:
         before = session.brings.get(key, ())
-        if before == brought:
+        if before == contents:
             return
-        for content in brought:
-            session.brought[content] = session.brought.get(content, 0) + 1
+        users = session.brought if key.startswith("address/") else session.led
+        for content in contents:
+            users[content] = users.get(content, 0) + 1
             self._link(session, content)
-        if brought:
-            session.brings[key] = brought
+        if contents:
+            session.brings[key] = contents
         else:
             del session.brings[key]
         for content in before:
-            session.brought[content] -= 1
-            if not session.brought[content]:
-                del session.brought[content]
+            users[content] -= 1
+            if not users[content]:
+                del users[content]
                 self._release(session, content)
 
     # -- the reverse index ---------------------------------------------------------------------------------
@@ -318,8 +318,11 @@ class Subscriptions:
             self._link(session, _own(session.pod))
 
     def _release(self, session: Session, key: str) -> None:
-        """Unlink a key that is neither asked nor brought any more."""
+        """Drop what a key brings, and the key, unless it is still asked or brought; or led to."""
         if key in session.asked or key in session.brought:
+            return
+        self._rebring(session, key, ())
+        if key in session.led:
             return
         session.told.pop(key, None)
         session.alone.discard(key)

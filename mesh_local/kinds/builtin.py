@@ -15,6 +15,7 @@ from mesh_local.kinds import (
     reviews,
     service,
     service_account,
+    service_cidr,
     workloads,
 )
 from mesh_local.kinds.base import Kind
@@ -28,6 +29,7 @@ BUILTIN: tuple[Kind, ...] = (
     *pod.KINDS,
     *service_account.KINDS,
     *service.KINDS,
+    *service_cidr.KINDS,
     *workloads.KINDS,
     *job.KINDS,
     *lease.KINDS,

@@ -506,6 +506,19 @@ LEASE = (
     AGE,
 )
 
+SERVICE_CIDR = (
+    NAME,
+    Column(
+        "CIDRs",
+        description=(
+            'CIDRs defines the IP blocks in CIDR notation (e.g. "192.168.0.0/24" or '
+            '"2001:db8::/64") from which to assign service cluster IPs. Max of two CIDRs is '
+            "allowed, one of each IP family. This field is immutable."
+        ),
+    ),
+    AGE,
+)
+
 ENDPOINT_SLICE = (
     NAME,
     Column(

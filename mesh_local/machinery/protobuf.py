@@ -37,6 +37,7 @@ _PACKAGES = {
     "coordination.k8s.io/v1": "coordination.v1",
     "discovery.k8s.io/v1": "discovery.v1",
     "events.k8s.io/v1": "events.v1",
+    "networking.k8s.io/v1": "networking.v1",
     "policy/v1": "policy.v1",
     "rbac.authorization.k8s.io/v1": "rbac.v1",
 }

@@ -16,10 +16,10 @@ import msgspec
 import trio
 
 from mesh_api.application import METRICS_VARIABLE, PROBES_VARIABLE, AppCheck, AppMetrics, MetricsTarget
+from mesh_ops.exposition import CONTENT_TYPE
+from mesh_ops.pages import Handler, Query, Response, Route, Routes, text
 from mesh_proxy.admin import grpc_health
 from mesh_proxy.admin.fetch import FetchError, dial, get, host_port
-from mesh_proxy.admin.server import Handler, Query, Response, Route, Routes, text
-from mesh_proxy.telemetry.exposition import CONTENT_TYPE
 
 MAX_REDIRECTS = 10
 MAX_CHECKS = 1024

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from mesh_api.sidecar import Snapshot
-from mesh_proxy.admin.server import JSON, Handler, Query, Response, Route, Routes, text
-from mesh_proxy.telemetry.exposition import CONTENT_TYPE, chunks
-from mesh_proxy.telemetry.registry import Registry
+from mesh_ops.exposition import CONTENT_TYPE, chunks
+from mesh_ops.pages import JSON, Handler, Query, Response, Route, Routes, text
+from mesh_ops.registry import Registry
 
 
 class CredentialInfo(msgspec.Struct, frozen=True):

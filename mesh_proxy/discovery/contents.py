@@ -1,7 +1,8 @@
 """What the discovery stream has brought: answers about addresses, and the destinations and pods they lead to.
 
 An update is decoded and checked whole before anything changes; what it costs is what it changes. A content
-lives as long as an answer leads to it or it was asked for itself. Pure.
+lives as long as an answer leads to it or it was asked for itself; so do the destinations that the routes of
+such a one lead to, which lead no further. Pure.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from mesh_api.discovery import (
     WorkloadConfig,
     brought_by,
     check_key,
+    led_to,
     read_content,
     split_address,
 )
-from mesh_api.sidecar import ConfigError, Destination, Family, Pod, TlsMode
+from mesh_api.keys import Family
+from mesh_api.sidecar import ConfigError, Destination, Pod, TlsMode
 from mesh_proxy.net.addr import Addr
 
 
@@ -72,8 +75,12 @@ class Contents:
         self._contents: dict[str, Destination | Pod] = {}
         self._users: dict[str, set[str]] = {}
         """Which addresses lead to a content."""
+        self._leads: dict[str, tuple[str, ...]] = {}
+        """Where the routes of a destination lead that an address leads to, or that was asked for."""
+        self._led: dict[str, set[str]] = {}
+        """The destinations whose routes lead to a content."""
         self._removed: set[str] = set()
-        """Contents that addresses lead to and that are no more."""
+        """Contents that something leads to and that are no more."""
         self._keys: Counter[DestinationKey] = Counter()
 
     def apply(self, update: Update) -> Changes:
@@ -100,8 +107,15 @@ class Contents:
         return self._versions.get(key, "")
 
     def holds(self) -> tuple[Held, ...]:
-        """The contents that addresses lead to."""
-        return tuple(Held(key, self._versions[key]) for key in self._contents if key in self._users)
+        """The contents that addresses and routes lead to."""
+        return tuple(
+            Held(key, self._versions[key]) for key in self._contents if key in self._users or key in self._led
+        )
+
+    def destination(self, name: str) -> Destination | None:
+        """The destination of a name (keys.py) that is held."""
+        found = self._contents.get(f"destination/{name}")
+        return found if isinstance(found, Destination) else None
 
     def destinations(self) -> tuple[Destination, ...]:
         """Every destination that is held."""
@@ -125,6 +139,10 @@ class _Commit:
         """Addresses whose answer is to be worked out again."""
         self._loose: dict[str, None] = {}
         """Contents that may have lost their last user, or never had one."""
+        self._touched: dict[str, None] = {}
+        """Destinations that may lead elsewhere now."""
+        self._none: dict[str, None] = {}
+        """Contents that are no more, as the control plane says."""
         self._changed: dict[str, Destination] = {}
         self._gone: set[DestinationKey] = set()
         self._answered: list[Addr | str] = []
@@ -149,14 +167,13 @@ class _Commit:
             self.unsubscribe(key)
             return
         self._discard(key)
-        if key in self._of._users:
-            self._of._removed.add(key)
+        self._none[key] = None
         self._peer(key, gone=True)
 
     def unsubscribe(self, key: str) -> None:
         of = self._of
         if not key.startswith("address/"):
-            self._loose[key] = None
+            self._loose[key] = self._touched[key] = None
         elif key in of._address:
             self._lead(key, AddressAnswer())
             del of._address[key]
@@ -166,12 +183,19 @@ class _Commit:
 
     def done(self) -> Changes:
         of = self._of
+        led = list(self._touched)
+        for key in led:
+            self._relead(key)
         for key in self._loose:
-            if key not in of._users and not of._wants(key):
+            if key not in of._users and key not in of._led and not of._wants(key):
                 self._discard(key)
+                self._none.pop(key, None)
                 of._removed.discard(key)
                 self._peer(key, gone=False)
-        again = [key for key in self._stale if not self._work_out(key)]
+        of._removed.update(key for key in self._none if key in of._users or key in of._led)
+        again = {key: None for key in self._stale if not self._work_out(key)}
+        for key in led:
+            again.update(dict.fromkeys(self._lost(key)))
         return Changes(
             tuple(self._changed.values()),
             tuple(key for key in self._gone if not of._keys[key]),
@@ -189,7 +213,7 @@ class _Commit:
         of._contents[key] = content
         of._removed.discard(key)
         self._stale.update(dict.fromkeys(of._users.get(key, ())))
-        self._loose[key] = None
+        self._loose[key] = self._touched[key] = None
         self._peer(key, gone=False)
 
     def _discard(self, key: str) -> None:
@@ -197,6 +221,7 @@ class _Commit:
         content = of._contents.pop(key, None)
         of._versions.pop(key, None)
         self._changed.pop(key, None)
+        self._touched[key] = None
         self._stale.update(dict.fromkeys(of._users.get(key, ())))
         if isinstance(content, Destination):
             name = key_of(content)
@@ -212,10 +237,39 @@ class _Commit:
             users.discard(key)
             if not users:
                 del of._users[content]
-                self._loose[content] = None
+                self._loose[content] = self._touched[content] = None
         for content in brought_by(answer):
             of._users.setdefault(content, set()).add(key)
+            self._touched[content] = None
         of._address[key] = answer
+
+    def _relead(self, key: str) -> None:
+        """Bring `_leads` and `_led` of a destination up to date."""
+        of = self._of
+        content = of._contents.get(key)
+        leads: tuple[str, ...] = ()
+        if isinstance(content, Destination) and (key in of._users or of._wants(key)):
+            leads = led_to(content)
+        before = of._leads.pop(key, ())
+        if leads:
+            of._leads[key] = leads
+        for other in leads:
+            of._led.setdefault(other, set()).add(key)
+        for other in before:
+            if other in leads:
+                continue
+            of._led[other].discard(key)
+            if not of._led[other]:
+                del of._led[other]
+                self._loose[other] = None
+
+    def _lost(self, key: str) -> Iterable[str]:
+        """What to ask for again, as a destination that its routes lead to was dropped here meanwhile."""
+        of = self._of
+        for other in of._leads.get(key, ()):
+            if other not in of._contents and other not in of._removed:
+                return (key,) if of._wants(key) else (next(iter(of._users[key])),)
+        return ()
 
     def _peer(self, key: str, *, gone: bool) -> None:
         """Keep `peers` in step with a pod's content; `gone`: the control plane has said that it is none."""

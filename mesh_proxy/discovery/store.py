@@ -15,8 +15,9 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from mesh_api.discovery import Held, Update, WorkloadConfig, address_key
-from mesh_api.sidecar import EgressMode, MtlsMode, Protocol, Snapshot, TlsMode
+from mesh_api.discovery import MAX_KEYS, Held, Update, WorkloadConfig, address_key
+from mesh_api.keys import DestinationName, Family
+from mesh_api.sidecar import Destination, EgressMode, MtlsMode, Protocol, Snapshot, TlsMode
 from mesh_proxy.discovery.contents import Absent, Answer, Changes, Contents
 from mesh_proxy.discovery.demand import Demand
 from mesh_proxy.net.addr import Addr
@@ -43,6 +44,7 @@ class ConfigStore:
         self.generation = 0
         self._answers: dict[Addr, Answer] = {}
         self._pods: dict[str, Answer] = {}
+        self._named: dict[str, Destination] = {}
         self._peers: dict[str, bool] = {}
         self._inbound_mtls: dict[int, MtlsMode] = {}
         self._inbound_protocols: dict[int, Protocol] = {}
@@ -52,6 +54,7 @@ class ConfigStore:
         """Put a validated snapshot in force."""
         self._answers = {Addr(ip, dest.port): dest for dest in snapshot.destinations for ip in dest.addresses}
         self._pods = {ip: pod for pod in snapshot.pods for ip in pod.addresses}
+        self._named = {_name(dest): dest for dest in snapshot.destinations}
         self._peers = {ip: pod.tls is TlsMode.MESH for pod in snapshot.pods for ip in pod.addresses}
         self._set_own(snapshot)
         self._bump()
@@ -75,6 +78,10 @@ class ConfigStore:
     def forgot(self, addr: Addr) -> bool:
         """Whether an address without an answer may have lost it only because it was not dialled for long."""
         return False
+
+    def destination_by_key(self, key: str) -> Destination | None:
+        """The destination of a name NAMESPACE/NAME:PORT[/FAMILY[/NODE]], as routes give it, if it is held."""
+        return self._named.get(key)
 
     async def wait_changed(self, generation: int) -> None:
         """Return once the generation is another than `generation`."""
@@ -175,6 +182,9 @@ class StreamStore(ConfigStore):
     def forgot(self, addr: Addr) -> bool:
         return not self._demand.wants(address_key(*addr))
 
+    def destination_by_key(self, key: str) -> Destination | None:
+        return self._contents.destination(key)
+
     def dump(self) -> Snapshot | None:
         if self.snapshot is None:
             return None
@@ -208,7 +218,8 @@ class StreamStore(ConfigStore):
     def everything(self) -> tuple[tuple[Held, ...], tuple[Held, ...]]:
         """For a new stream: every wanted key, and what is held through them, with versions."""
         version = self._contents.version
-        return tuple(Held(key, version(key)) for key in self._demand.everything()), self._contents.holds()
+        keys = tuple(Held(key, version(key)) for key in self._demand.everything())
+        return keys, self._contents.holds()[:MAX_KEYS]  # what is not named is sent again
 
     def status(self) -> dict[str, object]:
         """How much is wanted and held."""
@@ -261,6 +272,10 @@ class StreamStore(ConfigStore):
             waiting.count -= 1
             if not waiting.count and self._waiting.get(who) is waiting:
                 del self._waiting[who]
+
+
+def _name(dest: Destination) -> str:
+    return str(DestinationName(dest.namespace, dest.name, dest.port, dest.family or Family.IPV4))
 
 
 def _own_part(own: WorkloadConfig) -> Snapshot:

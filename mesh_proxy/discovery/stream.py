@@ -6,11 +6,9 @@ the next, with growing waits; the control plane is told what is held, and sends 
 
 from __future__ import annotations
 
-import ipaddress
 import random
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import trio
 
@@ -20,14 +18,18 @@ from certs.verify import PeerRejected, peer_identity
 from mesh_api.discovery import (
     ALPN_DISCOVERY,
     MAX_FRAME_BYTES,
+    REPORT_S,
     SILENT_S,
     Applied,
+    Ask,
     FromControl,
     FromSidecar,
     Goodbye,
     Hello,
+    Page,
     Ping,
     Pong,
+    Report,
     Subscribe,
     Unsubscribe,
     Update,
@@ -36,74 +38,28 @@ from mesh_api.discovery import (
     encode_message,
 )
 from mesh_api.sidecar import ConfigError
+from mesh_proxy.discovery.answers import Answers, Handler
+from mesh_proxy.discovery.dial import Resolve, Resolver, StreamError, Target, dial
 from mesh_proxy.discovery.store import StreamStore
 from mesh_proxy.telemetry.stats import ProxyStats
 
-RESOLVE_S = 5.0
-CONNECT_S = 3.0
 HANDSHAKE_S = 10.0
 WELCOME_S = 25.0
 SEND_S = 20.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 MOVE_S = 1.0
+LAST_REPORT_S = 1.0
 """Sidecars that are sent to another replica come back spread over so long."""
 STEADY_S = 5.0
 """A stream that held so long was a good one: the next wait is short again."""
-MAX_ADDRESSES = 32
 
 
-class Target(NamedTuple):
-    """One address of the control plane."""
-
-    ip: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
-
-
-Resolve = Callable[[str, int], Awaitable[Sequence[Target]]]
+T = TypeVar("T")
 OnEvent = Callable[[str, str, Mapping[str, object]], None]
 """Called with a log level, an event name and its fields."""
-
-
-class StreamError(Exception):
-    """The stream could not be made, or has ended; the message says why.
-
-    `moving`: nothing is wrong, come back soon and elsewhere.
-    """
-
-    def __init__(self, reason: str, *, moving: bool = False) -> None:
-        super().__init__(reason)
-        self.moving = moving
-
-
-class Resolver:
-    """Names to addresses, in threads of its own: a name server that does not answer stops nobody else."""
-
-    def __init__(self) -> None:
-        self._threads = trio.CapacityLimiter(2)
-
-    async def __call__(self, host: str, port: int) -> Sequence[Target]:
-        """The addresses of `host`. Raises StreamError."""
-        try:
-            return [Target(str(ipaddress.ip_address(host)), port)]
-        except ValueError:
-            pass
-        try:
-            with trio.fail_after(RESOLVE_S):
-                found = await trio.to_thread.run_sync(
-                    lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-                    abandon_on_cancel=True,
-                    limiter=self._threads,
-                )
-        except trio.TooSlowError:
-            raise StreamError(f"{host}: no address within {RESOLVE_S:g} s") from None
-        except (OSError, UnicodeError) as exc:
-            raise StreamError(f"{host}: {getattr(exc, 'strerror', None) or exc}") from None
-        targets = dict.fromkeys(Target(str(info[4][0]), port) for info in found)
-        return list(targets)[:MAX_ADDRESSES]
+TakeReport = Callable[[float], Report]
+"""What was counted since the last call, so many seconds ago."""
 
 
 class DiscoveryStream:
@@ -121,8 +77,13 @@ class DiscoveryStream:
         rng: random.Random,
         on_event: OnEvent,
         resolve: Resolve | None = None,
+        pages: Mapping[Page, Handler] | None = None,
+        take_report: TakeReport = Report,
     ) -> None:
-        """`control_identity` is exactly whom to trust with the discovery of this sidecar."""
+        """`control_identity` is exactly whom to trust with the discovery of this sidecar.
+
+        `pages` is what the control plane can ask, and `take_report` what it is told about every REPORT_S.
+        """
         self._address = address
         self._control_identity = control_identity
         self._trust_domain = trust_domain
@@ -133,7 +94,11 @@ class DiscoveryStream:
         self._rng = rng
         self._on_event = on_event
         self._resolve = resolve or Resolver()
+        self._pages = pages if pages is not None else {}
+        self._take_report = take_report
         self._writing = trio.Lock()
+        self._reported_at = trio.current_time()
+        self._live: trio.abc.Stream | None = None
         self._left: Target | None = None
         """Where this sidecar was sent away from."""
         self.connected_to = ""
@@ -225,7 +190,7 @@ class DiscoveryStream:
         credentials = self._holder.current
         if credentials is None:
             raise StreamError("this sidecar has no certificate yet")
-        transport = await _dial(target)
+        transport = await dial(target)
         tls = trio.SSLStream(transport, credentials.client[ALPN_DISCOVERY], server_side=False)
         try:
             with trio.fail_after(HANDSHAKE_S):
@@ -262,31 +227,74 @@ class DiscoveryStream:
         return message
 
     async def _follow(self, stream: trio.abc.Stream) -> None:
-        """Ask and apply until the stream ends."""
+        """Ask, answer, report and apply until the stream ends."""
         failure: StreamError | None = None
+
+        async def say(message: FromSidecar) -> None:
+            await self._say(stream, message)
+
+        answers = Answers(self._pages, say)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, stream, nursery.cancel_scope)
+
+            async def alongside(work: Callable[[T], Awaitable[None]], of: T) -> None:
+                try:
+                    await work(of)
+                except StreamError:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(alongside, self._ask, stream)
+            nursery.start_soon(alongside, self._report, stream)
+            self._live = stream
             try:
                 while True:
-                    await self._take(stream, await self._hear(stream, SILENT_S))
+                    message = await self._hear(stream, SILENT_S)
+                    if not isinstance(message, Ask):
+                        await self._take(stream, message)
+                    elif answers.admit():
+                        nursery.start_soon(alongside, answers.answer, message)
+                    else:
+                        await answers.refuse(message)
             except StreamError as exc:
                 failure = exc
+            finally:
+                self._live = None
             nursery.cancel_scope.cancel()
         raise failure or StreamError("cannot send")
 
-    async def _ask(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    async def _ask(self, stream: trio.abc.Stream) -> None:
+        keys, holds = self._store.everything()
+        await self._say(stream, Subscribe(keys, holds))
+        while True:
+            await self._store.wait_requests()
+            subscribe, unsubscribe = self._store.take_requests()
+            if unsubscribe:
+                await self._say(stream, Unsubscribe(unsubscribe))
+            if subscribe:
+                await self._say(stream, Subscribe(subscribe))
+
+    async def last_report(self) -> None:
+        """Say what was counted since the last report, before the process ends."""
+        if self._live is not None:
+            with trio.move_on_after(LAST_REPORT_S):
+                try:
+                    await self._report_once(self._live)
+                except StreamError:
+                    pass  # nobody is there to be told
+
+    async def _report(self, stream: trio.abc.Stream) -> None:
+        while True:
+            await trio.sleep(REPORT_S * self._rng.uniform(0.8, 1.2))
+            await self._report_once(stream)
+
+    async def _report_once(self, stream: trio.abc.Stream) -> None:
+        now = trio.current_time()
+        span, self._reported_at = now - self._reported_at, now
         try:
-            keys, holds = self._store.everything()
-            await self._say(stream, Subscribe(keys, holds))
-            while True:
-                await self._store.wait_requests()
-                subscribe, unsubscribe = self._store.take_requests()
-                if unsubscribe:
-                    await self._say(stream, Unsubscribe(unsubscribe))
-                if subscribe:
-                    await self._say(stream, Subscribe(subscribe))
-        except StreamError:
-            scope.cancel()
+            report = self._take_report(span)
+        except Exception as exc:  # a defect there must not end the stream
+            self._on_event("error", "report failed", {"error": repr(exc)})
+        else:
+            await self._say(stream, report)
 
     async def _take(self, stream: trio.abc.Stream, message: FromControl) -> None:
         if isinstance(message, Update):
@@ -336,24 +344,6 @@ class DiscoveryStream:
             raise StreamError(f"nothing could be sent for {SEND_S:g} s") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError, FrameError) as exc:
             raise StreamError(_reason(exc)) from None
-
-
-async def _dial(target: Target) -> trio.SocketStream:
-    family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
-    try:
-        with trio.fail_after(CONNECT_S):
-            await sock.connect((target.ip, target.port))
-        return trio.SocketStream(sock)
-    except trio.TooSlowError:
-        sock.close()
-        raise StreamError(f"no connection within {CONNECT_S:g} s") from None
-    except OSError as exc:
-        sock.close()
-        raise StreamError(exc.strerror or str(exc)) from None
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _innermost(exc: BaseException) -> BaseException:

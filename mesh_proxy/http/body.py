@@ -7,6 +7,7 @@ replay until it is too much.
 from __future__ import annotations
 
 from mesh_proxy.base.errors import PartnerGone, PeerReset, TransportError
+from mesh_proxy.http.idle import StreamIdle
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.wire.http1 import ChunkScanner, HttpError
@@ -37,7 +38,7 @@ class Body:
         self.kept: list[bytes] | None = []
         self.size = 0
 
-    async def send(self, up: Conn) -> None:
+    async def send(self, up: Conn, idle: StreamIdle | None) -> None:
         """Relay the body to `up`; never raises a transport error: what happened is in the attributes."""
         self.sent = False
         try:
@@ -47,6 +48,8 @@ class Body:
                 data = await self._next()
                 if data:
                     await up.write(data)
+                    if idle is not None:
+                        idle.touch()
             self.sent = True
         except HttpError as exc:
             self.bad = exc

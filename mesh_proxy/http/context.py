@@ -9,6 +9,7 @@ from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.pool.service import Service
 from mesh_proxy.telemetry.access_log import Record
 from mesh_proxy.telemetry.stats import ProxyStats, RequestStats
+from mesh_proxy.telemetry.tap import Taps
 from mesh_proxy.wire.http1 import Limits
 
 
@@ -25,6 +26,8 @@ class Context(Protocol):
     stopping: bool
     """Inbound connections are closed between requests."""
     log_all: bool
+    taps: Taps
+    """Whether somebody watches: then requests go to `taps.active` at their end."""
 
     def next_request_id(self) -> bytes:
         """A new request id: 32 hexadecimal digits."""
@@ -58,8 +61,6 @@ class View(Protocol):
     """Original destination, for logs."""
     stats: RequestStats
     """Where requests count that reached no endpoint; inbound, all of them."""
-    per_endpoint: bool
-    """Whether a request counts at its endpoint's own statistics."""
     explain: bool
     """Whether the client may read details in error headers."""
     keep_mesh_error: bool

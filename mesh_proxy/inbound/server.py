@@ -58,7 +58,6 @@ class InboundView:
     )
     direction = DIRECTION
     side = "server"
-    per_endpoint = False
 
     def __init__(self, runtime: Runtime, conn: Conn, app: Service, addr: Addr, source: str) -> None:
         meshed = bool(conn.peer)
@@ -266,13 +265,13 @@ class Inbound:
                 up = app or await self._dial_app(addr)
             except ConnectFailed as exc:
                 flag, detail = Flag.UF, exc.detail
-                runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer)).closed(flag)
+                runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer).failed(flag)
                 conn.abort()
                 return
-            relay = Relay(conn, up, service.timeouts.tcp_idle_s)
+            relay = Relay(conn, up, service.clusters[""].tcp_idle_s)
             if not conn.peer:
                 runtime.relays[relay] = addr.port
-            stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer))
+            stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer)
             await runtime.run_relay(relay, stats)
             flag, detail = relay.flag, relay.detail
         finally:
@@ -288,6 +287,7 @@ class Inbound:
                 source_identity=conn.peer,
                 destination=str(addr),
                 upstream=str(addr),
+                rule=service.rule,
                 mtls=bool(conn.peer),
             )
 
@@ -297,9 +297,9 @@ class Inbound:
         return self._runtime.services.application(addr, label)
 
     async def _dial_app(self, addr: Addr) -> Conn:
-        service = self._app(addr)
-        (endpoint,) = service.endpoints()
-        return await self._runtime.dialer.dial(endpoint.peer, "", service.timeouts.connect_s)
+        cluster = self._app(addr).clusters[""]
+        (endpoint,) = cluster.endpoints
+        return await self._runtime.dialer.dial(endpoint.peer, "", cluster.connect_s)
 
     def recheck(self) -> None:
         """The configuration has changed: end the plaintext connections that the mode no longer allows."""

@@ -37,6 +37,20 @@ class IdleOwner(Protocol):
         """The idle connection has had an event or reached its deadline: forget and close it."""
 
 
+class Lease(Protocol):
+    """Who counts the connections that are open."""
+
+    def closed(self) -> None:
+        """One of them has been closed."""
+
+
+class Interruptible(Protocol):
+    """What a task waits on that another connection's end may concern."""
+
+    def interrupt(self, error: TransportError) -> None:
+        """Resume whoever waits, with `error`."""
+
+
 class _WriteStall(Timed):
     __slots__ = ("conn",)
 
@@ -79,6 +93,7 @@ class Conn(Timed):
         "fd",
         "fresh",
         "idle_in",
+        "lease",
         "partner",
         "peer",
         "prefix",
@@ -90,6 +105,7 @@ class Conn(Timed):
         "sent",
         "sock",
         "spin",
+        "uses",
         "writer",
     )
 
@@ -104,7 +120,9 @@ class Conn(Timed):
         self.reader: trio.lowlevel.Task | None = None
         self.writer: trio.lowlevel.Task | None = None
         self.idle_in: IdleOwner | None = None
-        self.partner: Conn | None = None
+        self.partner: Interruptible | None = None
+        """Told when the peer resets this connection while nobody waits on it."""
+        self.lease: Lease | None = None
         self.peer = ""
         """SPIFFE id that the peer has proved; empty on a plain connection."""
         self.expires = NEVER
@@ -114,6 +132,8 @@ class Conn(Timed):
         self.prefix = b""
         self.fresh = True
         """No response has come on it yet."""
+        self.uses = 0
+        """Exchanges that it has carried, where they are limited."""
         self.closed = False
         self.doom: TransportError | None = None
         """Why nobody should wait on this connection any more."""
@@ -307,6 +327,9 @@ class Conn(Timed):
         self.partner = None
         self.reactor.forget(self.fd)
         self.sock.close()
+        if self.lease is not None:
+            self.lease.closed()
+            self.lease = None
         self.interrupt(PeerReset("closed here"))
 
     async def linger_close(self, limit_bytes: int = 256 * 1024, wait_s: float = 1.0) -> None:

@@ -1,17 +1,22 @@
-"""Which endpoint takes the next request.
+"""Which endpoint takes the next request: `balancer(algorithm, warmup_s)` makes the one that is asked for.
 
 `LeastLatency` compares two endpoints at random by how long one more request would take there: a moving
 average of the latency that follows a rise at once and falls with time, multiplied by the requests already in
-flight. `RoundRobin` takes turns by weight. Both leave an endpoint that just failed alone for a moment, longer
-each time in a row, unless every other one failed too; neither ever returns an excluded endpoint.
+flight. `LeastRequest` compares two by requests in flight alone, `Random` draws one, `RoundRobin` takes turns;
+all go by weight. Each leaves an endpoint that just failed alone for a moment, longer each time in a row,
+unless every other one failed too; none ever returns an excluded endpoint. Endpoints that keep failing are
+not among those to choose from at all (outlier.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import accumulate
 from math import exp
 from typing import Protocol, TypeVar
+
+from mesh_api.traffic import Algorithm
 
 DEFAULT_LATENCY_S = 0.030
 DECAY_S = 10.0
@@ -19,6 +24,8 @@ FAILURE_FACTOR = 10.0
 FAILURE_CAP_S = 5.0
 FIRST_PENALTY_S = 0.1
 MAX_PENALTY_S = 10.0
+WARMUP_FLOOR = 0.1
+"""Share that an endpoint has when it has just come."""
 _MAX_DOUBLINGS = 8
 _ROUNDS = 3
 
@@ -31,6 +38,41 @@ class Rng(Protocol):
         ...
 
 
+class Strikes:
+    """What outlier detection holds against an endpoint; outlier.py keeps it."""
+
+    __slots__ = (
+        "ejected",
+        "ejected_at",
+        "gateway",
+        "last",
+        "local",
+        "probe_at",
+        "returned_at",
+        "row",
+        "server",
+        "until",
+    )
+
+    def __init__(self) -> None:
+        self.restart()
+        self.last = float("-inf")
+        """The last failure that counted."""
+        self.ejected = False
+        self.ejected_at = float("-inf")
+        self.until = float("-inf")
+        """End of the present ejection; then it may be probed."""
+        self.probe_at = float("inf")
+        """When the present probe began."""
+        self.returned_at = float("-inf")
+        self.row = 0
+        """Ejections in a row."""
+
+    def restart(self) -> None:
+        """Count failures in a row from 0."""
+        self.server = self.gateway = self.local = 0
+
+
 class EndpointState:
     """What balancers know of an endpoint; the endpoint's class derives from it.
 
@@ -38,7 +80,17 @@ class EndpointState:
     keeps the rest.
     """
 
-    __slots__ = ("ewma_at", "ewma_s", "failures", "inflight", "penalty_until", "turn", "weight")
+    __slots__ = (
+        "ewma_at",
+        "ewma_s",
+        "failures",
+        "inflight",
+        "penalty_until",
+        "since",
+        "strikes",
+        "turn",
+        "weight",
+    )
 
     def __init__(self, weight: int = 1, now: float = 0.0) -> None:
         self.inflight: int = 0
@@ -50,13 +102,17 @@ class EndpointState:
         self.turn: int = 0
         """Credit in the weighted rotation."""
         self.weight: int = weight
+        self.since: float = float("-inf")
+        """When it was first seen, for warm-up; its owner says so unless it came with its destination."""
+        self.strikes: Strikes | None = None
+        """None: nothing is held against it."""
 
 
 E = TypeVar("E", bound=EndpointState)
 
 
 class Balancer(Protocol):
-    """What both algorithms offer."""
+    """What every algorithm offers."""
 
     def pick(self, endpoints: Sequence[E], excluded: Collection[E], rng: Rng, now: float) -> E | None:
         """The endpoint for the next request; None when there is none outside `excluded`."""
@@ -67,13 +123,14 @@ class Balancer(Protocol):
         ...
 
 
-class LeastLatency:
-    """The better of two random choices, by peak EWMA latency times load."""
+class _Choices:
+    """The better of two random choices."""
 
-    __slots__ = ("_decay_s",)
+    __slots__ = ()
 
-    def __init__(self, decay_s: float = DECAY_S) -> None:
-        self._decay_s = decay_s
+    def _prefer(self, a: E, b: E, now: float) -> bool:
+        """Whether the next request is better off at `a`."""
+        raise NotImplementedError
 
     def pick(self, endpoints: Sequence[E], excluded: Collection[E], rng: Rng, now: float) -> E | None:
         """The endpoint for the next request; None when there is none outside `excluded`.
@@ -85,7 +142,6 @@ class LeastLatency:
         n = len(endpoints)
         if n < 2:
             return endpoints[0] if n else None
-        decay_s = self._decay_s
         best: E | None = None
         for _ in range(_ROUNDS if n > 2 else 1):
             i = int(rng.random() * n)
@@ -94,16 +150,27 @@ class LeastLatency:
                 j += 1
             a = endpoints[i]
             b = endpoints[j]
-            # An estimate that nobody renewed fades to nothing, so a slow endpoint is tried again some day.
-            cost_a = a.ewma_s * exp((a.ewma_at - now) / decay_s) * (a.inflight + 1) / a.weight
-            cost_b = b.ewma_s * exp((b.ewma_at - now) / decay_s) * (b.inflight + 1) / b.weight
-            best = a if cost_a <= cost_b else b
+            best, other = (a, b) if self._prefer(a, b, now) else (b, a)
             if best.penalty_until <= now:
                 return best
-            other = b if best is a else a
             if other.penalty_until <= now:
                 return other
         return best
+
+
+class LeastLatency(_Choices):
+    """The better of two random choices, by peak EWMA latency times load."""
+
+    __slots__ = ("_decay_s",)
+
+    def __init__(self, decay_s: float = DECAY_S) -> None:
+        self._decay_s = decay_s
+
+    def _prefer(self, a: E, b: E, now: float) -> bool:
+        # An estimate that nobody renewed fades to nothing, so a slow endpoint is tried again some day.
+        decay_s = self._decay_s
+        cost_a = a.ewma_s * exp((a.ewma_at - now) / decay_s) * (a.inflight + 1) / a.weight
+        return cost_a <= b.ewma_s * exp((b.ewma_at - now) / decay_s) * (b.inflight + 1) / b.weight
 
     def observe(self, endpoint: EndpointState, latency_s: float, failed: bool, now: float) -> None:
         """Learn from a response. A failure counts as ten times the usual latency, at most 5 s."""
@@ -123,7 +190,56 @@ class LeastLatency:
             endpoint.ewma_at = now
 
 
-class RoundRobin:
+class _Penalties:
+    """What algorithms without a memory of latency learn."""
+
+    __slots__ = ()
+
+    def observe(self, endpoint: EndpointState, latency_s: float, failed: bool, now: float) -> None:
+        """Learn from a response; only failures matter here."""
+        if failed:
+            _penalise(endpoint, now)
+        elif endpoint.failures:
+            _absolve(endpoint)
+
+
+class LeastRequest(_Penalties, _Choices):
+    """The better of two random choices, by requests in flight."""
+
+    __slots__ = ()
+
+    def _prefer(self, a: E, b: E, now: float) -> bool:
+        return (a.inflight + 1) * b.weight <= (b.inflight + 1) * a.weight
+
+
+class Random(_Penalties):
+    """By chance and weight. The weights of a sequence are summed once, so it must not change in place."""
+
+    __slots__ = ("_seen", "_sums")
+
+    def __init__(self) -> None:
+        self._seen: Sequence[EndpointState] | None = None
+        self._sums: tuple[int, ...] = ()
+
+    def pick(self, endpoints: Sequence[E], excluded: Collection[E], rng: Rng, now: float) -> E | None:
+        """The endpoint for the next request; None when there is none outside `excluded`."""
+        if excluded:
+            endpoints = [endpoint for endpoint in endpoints if endpoint not in excluded]
+        if not endpoints:
+            return None
+        if endpoints is not self._seen:
+            self._seen = endpoints
+            self._sums = tuple(accumulate(endpoint.weight for endpoint in endpoints))
+        sums = self._sums
+        for _ in range(_ROUNDS):
+            endpoint = endpoints[bisect_right(sums, rng.random() * sums[-1])]
+            if endpoint.penalty_until <= now:
+                return endpoint
+        rested = [candidate for candidate in endpoints if candidate.penalty_until <= now]
+        return rested[int(rng.random() * len(rested))] if rested else endpoint
+
+
+class RoundRobin(_Penalties):
     """Turns by weight, spread smoothly.
 
     A sequence of endpoints must not be changed in place between two picks; whether its weights are equal is
@@ -165,12 +281,50 @@ class RoundRobin:
                 self._next = at
         return fallback
 
-    def observe(self, endpoint: EndpointState, latency_s: float, failed: bool, now: float) -> None:
-        """Learn from a response; only failures matter here."""
-        if failed:
-            _penalise(endpoint, now)
-        elif endpoint.failures:
-            _absolve(endpoint)
+
+class WarmUp:
+    """Another algorithm, but an endpoint that has just come is passed over at first: its share grows.
+
+    It grows linearly from a tenth to all of what the other algorithm gives it, over `warmup_s`.
+    """
+
+    __slots__ = ("_inner", "_warmup_s", "observe")
+
+    def __init__(self, inner: Balancer, warmup_s: float) -> None:
+        self._inner = inner
+        self._warmup_s = warmup_s
+        self.observe = inner.observe
+
+    def pick(self, endpoints: Sequence[E], excluded: Collection[E], rng: Rng, now: float) -> E | None:
+        """The endpoint for the next request; None when there is none outside `excluded`."""
+        first = self._inner.pick(endpoints, excluded, rng, now)
+        choice = first
+        for _ in range(_ROUNDS):
+            if choice is None:
+                break
+            age_s = now - choice.since
+            if age_s >= self._warmup_s or rng.random() < max(WARMUP_FLOOR, age_s / self._warmup_s):
+                break
+            excluded = {*excluded, choice}
+            choice = self._inner.pick(endpoints, excluded, rng, now)
+        # Better a cold endpoint than one that has just failed.
+        if choice is None or choice.penalty_until > now:
+            return first
+        return choice
+
+
+def balancer(algorithm: Algorithm, warmup_s: float | None) -> Balancer:
+    """The balancer for one cluster."""
+    inner = _ALGORITHMS[algorithm]()
+    return inner if warmup_s is None else WarmUp(inner, warmup_s)
+
+
+_ALGORITHMS: dict[Algorithm, Callable[[], Balancer]] = {
+    Algorithm.LEAST_LATENCY: LeastLatency,
+    Algorithm.LEAST_REQUEST: LeastRequest,
+    Algorithm.ROUND_ROBIN: RoundRobin,
+    Algorithm.RANDOM: Random,
+}
 
 
 def _heaviest(endpoints: Sequence[E], excluded: Collection[E], now: float) -> E | None:

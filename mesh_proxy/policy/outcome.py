@@ -38,6 +38,7 @@ class Flag(enum.StrEnum):
     UAEX = "UAEX", 403, "access was denied"
     OM = "OM", 503, "the sidecar is overloaded"
     SI = "SI", 408, "the stream was idle for too long"
+    FI = "FI", 503, "a fault was injected on purpose"
 
 
 ENDPOINT_FLAGS = frozenset({Flag.UF, Flag.UC, Flag.UT, Flag.UPE})
@@ -56,7 +57,9 @@ def classify(outcome: int | str) -> bool:
     return outcome in ENDPOINT_FLAGS
 
 
-def error_header(flag: str, side: str, rule: str = "", endpoint: str = "", detail: str = "") -> bytes:
+def error_header(
+    flag: str, side: str, rule: str = "", endpoint: str = "", detail: str = "", subset: str = ""
+) -> bytes:
     """The value of `x-triomesh-error`: parameters with quoted values, visible ASCII only, bounded.
 
     Args:
@@ -65,10 +68,13 @@ def error_header(flag: str, side: str, rule: str = "", endpoint: str = "", detai
         rule: destination or route that decided; left out when empty, like the following.
         endpoint: address and port.
         detail: one sentence.
+        subset: of the destination, where the route leads to one.
     """
     parts = [f"flag={_token(flag)}", f"side={_token(side)}"]
     if rule:
         parts.append(f'rule="{_quoted(rule, MAX_RULE)}"')
+    if subset:
+        parts.append(f'subset="{_quoted(subset, MAX_ENDPOINT)}"')
     if endpoint:
         parts.append(f'endpoint="{_quoted(endpoint, MAX_ENDPOINT)}"')
     if detail:

@@ -1,10 +1,19 @@
-"""Whether a failed attempt may be tried again, and a budget that keeps retries from becoming a storm."""
+"""Whether a failed attempt may be tried again, and a budget that keeps retries from becoming a storm.
+
+`decide` is the safe set, for opaque TCP; `RetryPolicy(spec)` is a policy's, which is the same by default.
+"""
 
 from __future__ import annotations
 
 import enum
 from typing import NamedTuple
 
+from mesh_api.traffic import Backoff, Retries, RetryOn
+from mesh_proxy.policy.balance import Rng
+from mesh_proxy.policy.http_date import retry_after_s
+
+MAX_RETRY_AFTER_S = 30.0
+"""A longer Retry-After is not waited for: the response is passed on."""
 MAX_KEPT_BODY = 64 * 1024
 """Bytes of a request body that are kept for a retry."""
 
@@ -36,6 +45,8 @@ RETRY = RetryDecision(True, "tried", "")
 RESPONSE_STARTED = RetryDecision(False, "not-retryable", "the response had started")
 NOT_IDEMPOTENT = RetryDecision(False, "not-retryable", "the method is not idempotent and bytes were sent")
 BODY_TOO_BIG = RetryDecision(False, "body-too-big", "the request body is over 64 KiB and was not kept")
+NOT_NAMED = RetryDecision(False, "not-retryable", "the retry policy does not name this failure")
+OTHER_METHOD = RetryDecision(False, "not-retryable", "the retry policy is not for this method")
 LIMIT = RetryDecision(False, "limit", "no retries are left")
 BUDGET = RetryDecision(False, "budget", "the retry budget of the destination is spent")
 
@@ -54,16 +65,114 @@ def decide(phase: Phase, method: bytes, body_replayable: bool, attempts: int, li
         return RESPONSE_STARTED
     if phase is Phase.SENT_NO_RESPONSE and method not in IDEMPOTENT:
         return NOT_IDEMPOTENT
-    if not body_replayable:
-        return BODY_TOO_BIG
-    if attempts > limit:
-        return LIMIT
-    return RETRY
+    return _possible(body_replayable, attempts, limit)
 
 
 def why_not(phase: Phase, method: bytes, body_replayable: bool, attempts: int, limit: int) -> str:
     """Why `decide` says no, in words; empty when it says yes."""
     return decide(phase, method, body_replayable, attempts, limit).text
+
+
+_SAFE_ALWAYS = frozenset({Phase.NOT_CONNECTED, Phase.NOTHING_SENT})
+"""Not processed: tried again whatever a policy names, or naming `5xx` would lose a POST that was safe."""
+_NO_ANSWER = frozenset({Phase.NOT_CONNECTED, Phase.NOTHING_SENT, Phase.SENT_NO_RESPONSE})
+_GATEWAY = frozenset((502, 503, 504))
+_STATUSES = {
+    RetryOn.GATEWAY_ERROR: _GATEWAY,
+    RetryOn.SERVER_ERROR: frozenset(range(500, 600)),
+    RetryOn.TOO_MANY_REQUESTS: frozenset((429,)),
+}
+
+
+class RetryPolicy:
+    """Prepared Retries. `per_try_s` is None without a limit; a try that runs over it has had no answer.
+
+    `by_response` says whether some responses are retried; only then ask `decide_response`.
+    """
+
+    __slots__ = (
+        "_base_s",
+        "_guarded",
+        "_max_s",
+        "_methods",
+        "_statuses",
+        "_unavailable",
+        "by_response",
+        "honor_retry_after",
+        "limit",
+        "per_try_s",
+    )
+
+    def __init__(self, spec: Retries) -> None:
+        on = frozenset(spec.on)
+        self.limit = spec.attempts
+        self.per_try_s = spec.per_try_s
+        self.honor_retry_after = spec.honor_retry_after
+        self._methods = frozenset(m.encode() for m in spec.methods) if spec.methods else IDEMPOTENT
+        self._unavailable = RetryOn.GRPC_UNAVAILABLE in on
+        self._statuses = frozenset[int]().union(*(_STATUSES[cause] for cause in on if cause in _STATUSES))
+        self.by_response = bool(self._statuses) or self._unavailable
+        self._max_s = spec.backoff.max_s
+        if on:
+            no_answer = on & {RetryOn.GATEWAY_ERROR, RetryOn.SERVER_ERROR}
+            self._guarded = _NO_ANSWER if no_answer else frozenset[Phase]()
+            self._base_s = spec.backoff.base_s
+        else:
+            self._guarded = _NO_ANSWER
+            # Another endpoint is asked, about a failure of one: a pause helps nobody unless it was ordered.
+            self._base_s = 0.0 if spec.backoff == Backoff() else spec.backoff.base_s
+
+    def decide(self, phase: Phase, method: bytes, body_replayable: bool, attempts: int) -> RetryDecision:
+        """Decide about an attempt without a response, as the function `decide` does."""
+        if phase is Phase.RESPONSE_STARTED:
+            return RESPONSE_STARTED
+        if phase not in _SAFE_ALWAYS:
+            if phase not in self._guarded:
+                return NOT_NAMED
+            if method not in self._methods:
+                return NOT_IDEMPOTENT if self._methods is IDEMPOTENT else OTHER_METHOD
+        return _possible(body_replayable, attempts, self.limit)
+
+    def decide_response(
+        self, status: int, method: bytes, body_replayable: bool, attempts: int, grpc_status: bytes = b""
+    ) -> RetryDecision | None:
+        """Decide about a response of which nothing was passed on; None: it is not one to be retried.
+
+        Args:
+            status: of the response.
+            method: as the client wrote it.
+            body_replayable: the body is wholly kept, or not a byte of it was consumed.
+            attempts: attempts made so far, the first one included.
+            grpc_status: field grpc-status of the response's head, if there is one.
+        """
+        if status not in self._statuses and not (self._unavailable and grpc_status == b"14"):
+            return None
+        if method not in self._methods:
+            return OTHER_METHOD
+        return _possible(body_replayable, attempts, self.limit)
+
+    def pause_s(self, attempts: int, rng: Rng, retry_after: bytes = b"", now_unix: float = 0.0) -> float:
+        """How long to wait before the next attempt; negative: the endpoint asked for more than 30 s.
+
+        Args:
+            attempts: attempts made so far; the bound doubles with each.
+            rng: chooses evenly between 0 and the bound (full jitter).
+            retry_after: the response's field; acts only where the policy honours it.
+            now_unix: Unix time, for a date in it.
+        """
+        if retry_after and self.honor_retry_after:
+            asked_s = retry_after_s(retry_after, now_unix)
+            if asked_s is not None:
+                return asked_s if asked_s <= MAX_RETRY_AFTER_S else -1.0
+        if not self._base_s:
+            return 0.0
+        return rng.random() * min(self._base_s * 2.0 ** max(attempts - 1, 0), self._max_s)
+
+
+def _possible(body_replayable: bool, attempts: int, limit: int) -> RetryDecision:
+    if not body_replayable:
+        return BODY_TOO_BIG
+    return LIMIT if attempts > limit else RETRY
 
 
 class Budget:

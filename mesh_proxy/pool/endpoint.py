@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 
-from mesh_api.sidecar import Labels
+from mesh_api.traffic import Labels
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.policy.balance import EndpointState
 from mesh_proxy.pool.dial import Dialer, Peer
-from mesh_proxy.telemetry.stats import RequestStats
 
 MAX_IDLE = 512
 """Idle connections kept per endpoint."""
@@ -18,15 +17,14 @@ MAX_IDLE = 512
 class Endpoint(EndpointState):
     """Connections to one peer. Idle ones are reused newest first and closed on any event."""
 
-    __slots__ = ("addr", "dialer", "idle", "idle_s", "labels", "peer", "retired", "stats", "text", "workload")
+    __slots__ = ("addr", "dialer", "idle", "idle_s", "labels", "peer", "retired", "text", "workload")
 
     def __init__(
         self,
         dialer: Dialer,
         peer: Peer,
-        stats: RequestStats,
         *,
-        idle_s: float,
+        idle_s: float = 60.0,
         weight: int = 1,
         workload: str = "",
         labels: Labels | None = None,
@@ -36,7 +34,6 @@ class Endpoint(EndpointState):
         self.peer = peer
         self.addr: Addr = peer.addr
         self.text = str(peer.addr)
-        self.stats = stats
         self.idle_s = idle_s
         self.workload = workload
         self.labels = labels or {}

@@ -1,142 +1,255 @@
-"""A destination at run time: its endpoints, its split and its settings.
+"""A destination at run time: its routes, its clusters of endpoints, its retry budget.
 
-A configuration change builds the arms anew; endpoints whose peer is the same keep their connections and
-what the balancer has learned of them.
+A configuration change builds the routes anew; clusters keep their state, and endpoints whose peer is the
+same keep their connections and what the balancer has learned of them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from mesh_api.sidecar import Algorithm, Destination, Retries, Timeouts, TlsMode
+from msgspec.structs import replace
+
+from mesh_api.keys import parse_destination
+from mesh_api.sidecar import ConfigError, Destination, TlsMode, Workload
 from mesh_api.sidecar import Endpoint as EndpointSpec
+from mesh_api.traffic import Budget as BudgetSpec
+from mesh_api.traffic import Retries, Settings, WeightedTarget
 from mesh_proxy.net.addr import Addr
-from mesh_proxy.policy.balance import LeastLatency, RoundRobin, Weights, split
+from mesh_proxy.policy.edits import field
 from mesh_proxy.policy.retry import Budget
+from mesh_proxy.policy.routing import Caller, Router
+from mesh_proxy.policy.rule import Rule
+from mesh_proxy.pool.cluster import Cluster
 from mesh_proxy.pool.dial import Peer
 from mesh_proxy.pool.endpoint import Endpoint
+from mesh_proxy.pool.plan import Arm, Follow, Plan
+from mesh_proxy.telemetry.stats import ProxyStats
+from mesh_proxy.wire.http1 import RequestHead
 
-MakeEndpoint = Callable[[EndpointSpec, "Service"], Endpoint]
-
-
-class Cluster:
-    """The endpoints that one arm of a split may use, and their balancer."""
-
-    __slots__ = ("_rng", "balancer", "endpoints", "subset")
-
-    def __init__(
-        self, subset: str, endpoints: Sequence[Endpoint], algorithm: Algorithm, rng: random.Random
-    ) -> None:
-        self.subset = subset
-        self.endpoints = endpoints
-        self.balancer: LeastLatency | RoundRobin = (
-            RoundRobin() if algorithm is Algorithm.ROUND_ROBIN else LeastLatency()
-        )
-        self._rng = rng
-
-    def pick(self, tried: Collection[Endpoint], now: float) -> Endpoint | None:
-        """An endpoint that is not in `tried`, or None."""
-        return self.balancer.pick(self.endpoints, tried, self._rng, now)
+MakeEndpoint = Callable[[EndpointSpec], Endpoint]
+EndpointKey = tuple[Peer, str, int]
+"""What stays the same while an endpoint is the same: peer, workload, weight."""
 
 
 class Service:
     """One destination; `rule` names it in errors, `label` in statistics."""
 
     __slots__ = (
-        "_endpoints",
+        "_good",
+        "_plans",
         "_rng",
-        "arms",
+        "_router",
+        "_stats",
+        "_whole",
         "budget",
+        "caller",
+        "clusters",
         "label",
-        "retries",
+        "namespace",
+        "only_http",
+        "plan",
         "rule",
         "spec",
-        "split",
-        "timeouts",
+        "tcp_plan",
     )
 
     def __init__(
-        self, label: str, rule: str, timeouts: Timeouts, retries: Retries, rng: random.Random
+        self, label: str, namespace: str, rule: str, stats: ProxyStats | None, rng: random.Random
     ) -> None:
+        """Without `stats` nothing is counted here: the caller does."""
         self.label = label
+        self.namespace = namespace
         self.rule = rule
-        self.timeouts = timeouts
-        self.retries = retries
-        self.budget = Budget(retries.budget_percent, retries.budget_min_per_s)
+        budget = BudgetSpec()
+        self.budget = Budget(budget.percent, budget.min_per_s)
         self.spec: Destination | None = None
-        self.arms: tuple[Cluster, ...] = ()
-        self.split: Weights | None = None
-        self._endpoints: dict[tuple[Peer, str, int], Endpoint] = {}
+        self._good: Destination | None = None
+        """The last description whose routes could be used."""
+        self.caller: Workload | None = None
+        """This sidecar's own, which routes may ask for."""
+        self.clusters: dict[str, Cluster] = {}
+        """By subset; '' is all endpoints."""
+        self.plan: Plan | None = None
+        """What every request does; None where that depends on the request."""
+        self.tcp_plan: Plan | None = None
+        """What opaque connections do; None where every route asks for HTTP."""
+        self.only_http = False
+        """Routes ask for, or do, what only HTTP has: an opaque connection may not go by them."""
+        self._router: Router | None = None
+        self._plans: dict[Rule, Plan] = {}
+        self._whole = False
+        """Routes of other destinations lead here."""
+        self._stats = stats
         self._rng = rng
 
-    def choose(self) -> Cluster:
-        """The arm for the next request or connection, by weight."""
-        if self.split is None:
-            return self.arms[0]
-        return self.arms[split(self.split, self._rng)]
-
-    def endpoints(self) -> Collection[Endpoint]:
-        """Every endpoint, of all arms."""
-        return self._endpoints.values()
-
-    def only(self, endpoint: Endpoint) -> None:
-        """Make this a destination of one endpoint, without a split."""
-        self._endpoints = {(endpoint.peer, endpoint.workload, 1): endpoint}
-        self.arms = (Cluster("", (endpoint,), Algorithm.ROUND_ROBIN, self._rng),)
-
-    def update(self, dest: Destination, make: MakeEndpoint) -> None:
-        """Take over a new description of the destination."""
-        self.spec = dest
-        if (dest.retries.budget_percent, dest.retries.budget_min_per_s) != (
-            self.retries.budget_percent,
-            self.retries.budget_min_per_s,
-        ):
-            self.budget = Budget(dest.retries.budget_percent, dest.retries.budget_min_per_s)
-        self.timeouts = dest.timeouts
-        self.retries = dest.retries
-        old = self._endpoints
-        new: dict[tuple[Peer, str, int], Endpoint] = {}
-        for spec in dest.endpoints:
-            key = (peer_of(spec), spec.workload, spec.weight)
-            endpoint = old.get(key) or make(spec, self)
-            endpoint.labels = spec.labels
-            endpoint.idle_s = dest.timeouts.pool_idle_s
-            new[key] = endpoint
-        self._endpoints = new
-        for key, endpoint in old.items():
-            if key not in new:
-                endpoint.retire()
-        self._build_arms(dest)
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Every endpoint, of all clusters."""
+        for cluster in self.clusters.values():
+            yield from cluster.endpoints
 
     @property
     def plaintext(self) -> bool:
         """Whether some endpoint is reached without mTLS."""
-        return any(not endpoint.peer.identity for endpoint in self._endpoints.values())
+        return any(not endpoint.peer.identity for endpoint in self.endpoints())
+
+    def only(self, endpoint: Endpoint, settings: Settings) -> None:
+        """Make this a destination of one endpoint, without routes."""
+        cluster = self.clusters.get("")
+        if cluster is None:
+            cluster = self.clusters[""] = Cluster(self, "", settings, self._rng)
+        cluster.update(settings, (endpoint,))
+        self._route_all(cluster, Retries())
+
+    def update(self, dest: Destination, caller: Workload | None, make: MakeEndpoint, follow: Follow) -> str:
+        """Take over a new description of the destination; `caller` is who this sidecar is.
+
+        Returns why its routes cannot be used, or ''. Those that were in force stay then; without any,
+        nothing is let through.
+        """
+        before, self.spec = self.spec, dest
+        same, self.caller = before == dest and self.caller == caller, caller
+        if same:
+            return ""
+        self.rule = dest.policy or f"{dest.namespace}/{dest.name}:{dest.port}"
+        if before is None or dest.budget != before.budget:
+            self.budget = Budget(dest.budget.percent, dest.budget.min_per_s)
+        problem = ""
+        try:
+            router = _router(dest, caller)
+            self._good = dest
+        except ConfigError as exc:
+            problem = str(exc)
+            good = self._good
+            dest = replace(dest, routes=good.routes if good else (), subsets=good.subsets if good else {})
+            self._good = dest if good else None
+            router = _router(dest, caller)
+        self._update_clusters(dest, make)
+        if router is not None:
+            self._route(router, dest, follow)
+        elif self._good is not None:
+            self._route_all(self.clusters[""], dest.retries)
+        else:
+            self.only_http = True
+        return problem
+
+    def whole(self, make: MakeEndpoint) -> Cluster:
+        """All endpoints, for a route of another destination."""
+        self._whole = True
+        cluster = self.clusters.get("")
+        if cluster is None:
+            spec = self._good or self.spec
+            assert spec is not None, "only destinations of the configuration are led to"
+            self._update_clusters(spec, make)
+            cluster = self.clusters[""]
+        return cluster
+
+    def route(self, head: RequestHead) -> Plan | None:
+        """What a request does; None if no route matches it. Asked where `plan` is None."""
+        if self._router is None:
+            return None
+        rule = self._router.match(head.method, head.target, partial(field, head.block))
+        return self._plans[rule] if rule is not None else None
+
+    # -- routes -------------------------------------------------------------------------------------------
+
+    def _route_all(self, cluster: Cluster, retries: Retries) -> None:
+        """Every request goes to one cluster."""
+        stats = self._stats.arm(self.label, self.namespace) if self._stats is not None else None
+        self.plan = self.tcp_plan = Plan(self.rule, (Arm(stats, cluster),), retries, self._rng)
+        self.only_http = False
+        self._router = None
+        self._plans = {}
+
+    def _route(self, router: Router, dest: Destination, follow: Follow) -> None:
+        self._router = router
+        self._plans = {rule: self._plan(dest, rule, follow) for rule in router.rules}
+        tcp = router.tcp()
+        self.tcp_plan = self._plans[tcp] if tcp is not None else None
+        self.only_http = bool(
+            tcp is None or router.rules[0] is not tcp or not tcp.plain or tcp.response_edits is not None
+        )
+        self.plan = None
+
+    def _plan(self, dest: Destination, rule: Rule, follow: Follow) -> Plan:
+        arms = [self._arm(rule.name, target, follow) for target in rule.targets]
+        retries = dest.routes[rule.index].retries or dest.retries
+        return Plan(f"{self.rule}/{rule.name}", arms, retries, self._rng, rule)
+
+    def _arm(self, route: str, target: WeightedTarget, follow: Follow) -> Arm:
+        assert self._stats is not None, "destinations with routes are counted here"
+        if not target.destination:
+            stats = self._stats.arm(self.label, self.namespace, route, target.subset)
+            return Arm(stats, self.clusters[target.subset])
+        other = parse_destination(target.destination)
+        stats = self._stats.arm(self.label, other.namespace, route)
+        return Arm(stats, None, target.destination, follow)
 
     def retire(self) -> None:
         """The destination is gone."""
-        for endpoint in self._endpoints.values():
+        for endpoint in self.endpoints():
             endpoint.retire()
 
-    def _build_arms(self, dest: Destination) -> None:
-        every = tuple(self._endpoints.values())
-        if not dest.split:
-            self.arms = (self._arm("", every, dest),)
-            self.split = None
-            return
-        arms = []
-        for target in dest.split:
-            chosen = every
-            if target.subset:
-                wanted = dest.subsets[target.subset].labels.items()
-                chosen = tuple(e for e in every if wanted <= e.labels.items())
-            arms.append(self._arm(target.subset, chosen, dest))
-        self.arms = tuple(arms)
-        self.split = Weights([target.weight for target in dest.split]) if len(arms) > 1 else None
+    # -- clusters -----------------------------------------------------------------------------------------
 
-    def _arm(self, subset: str, endpoints: tuple[Endpoint, ...], dest: Destination) -> Cluster:
-        return Cluster(subset, endpoints, dest.algorithm, self._rng)
+    def _update_clusters(self, dest: Destination, make: MakeEndpoint) -> None:
+        names = {
+            target.subset: None for route in dest.routes for target in route.to if not target.destination
+        }
+        if not dest.routes or self._whole:
+            names[""] = None
+        spare: dict[EndpointKey, Endpoint] = {}
+        """What clusters have had that are no more: their endpoints go on in new ones."""
+        for name in [name for name in self.clusters if name not in names]:
+            spare.update(_keyed(self.clusters.pop(name).endpoints))
+        for name in names:
+            self._update_cluster(name, dest, make, spare)
+        for endpoint in spare.values():
+            endpoint.retire()
+
+    def _update_cluster(
+        self, name: str, dest: Destination, make: MakeEndpoint, spare: dict[EndpointKey, Endpoint]
+    ) -> None:
+        subset = dest.subsets[name] if name else None
+        settings = subset.settings if subset and subset.settings else dest.settings
+        cluster = self.clusters.get(name)
+        if cluster is None:
+            cluster = self.clusters[name] = Cluster(self, name, settings, self._rng)
+        old = _keyed(cluster.endpoints)
+        started = bool(old)
+        new: dict[EndpointKey, Endpoint] = {}
+        for spec in dest.endpoints:
+            if subset is not None and not subset.labels.items() <= spec.labels.items():
+                continue
+            key = (peer_of(spec), spec.workload, spec.weight)
+            endpoint = old.pop(key, None) or new.get(key)
+            if endpoint is None:
+                endpoint = spare.pop(key, None)
+                if endpoint is not None:
+                    cluster.connections.take_over(endpoint)
+            if endpoint is None:
+                endpoint = make(spec)
+                if started:
+                    endpoint.since = endpoint.dialer.reactor.now
+            endpoint.idle_s = settings.timeouts.pool_idle_s
+            new[key] = endpoint
+        cluster.update(settings, tuple(new.values()))
+        for endpoint in old.values():
+            endpoint.retire()
+
+
+def _router(dest: Destination, caller: Workload | None) -> Router | None:
+    """The routes, prepared; None if there are none. Raises ConfigError."""
+    if not dest.routes:
+        return None
+    who = caller or Workload(name="unknown", namespace="unknown")
+    return Router(dest.routes, Caller(who.namespace, who.service_account, who.labels))
+
+
+def _keyed(endpoints: Iterable[Endpoint]) -> dict[EndpointKey, Endpoint]:
+    return {(endpoint.peer, endpoint.workload, endpoint.weight): endpoint for endpoint in endpoints}
 
 
 def peer_of(spec: EndpointSpec) -> Peer:

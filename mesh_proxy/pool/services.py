@@ -7,14 +7,18 @@ application behind us, an address outside the mesh) is a service of one endpoint
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 
 from mesh_api.names import NEVER_CAPTURED
-from mesh_api.sidecar import Destination, Pod, Retries, Timeouts, TlsMode
+from mesh_api.sidecar import Destination, Pod, TlsMode, Workload
 from mesh_api.sidecar import Endpoint as EndpointSpec
+from mesh_api.stats import PASSTHROUGH
+from mesh_api.traffic import Breaker, Settings, Timeouts
 from mesh_proxy.discovery.contents import DestinationKey, key_of
+from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.net.addr import INBOUND_SOURCE, Addr
+from mesh_proxy.pool.cluster import Cluster
 from mesh_proxy.pool.dial import Dialer, Peer
 from mesh_proxy.pool.endpoint import Endpoint
 from mesh_proxy.pool.service import Service, peer_of
@@ -23,18 +27,32 @@ from mesh_proxy.telemetry.stats import ProxyStats
 MAX_DIRECT = 4096
 APPLICATION_IDLE_S = 1.0
 """Servers close idle connections after as little as two seconds; ours must be gone by then."""
-_ONE_RETRY = Retries(attempts=1)
+_APPLICATION = Settings(
+    timeouts=Timeouts(pool_idle_s=APPLICATION_IDLE_S), breaker=Breaker(max_pending=2**31 - 1)
+)
+_OUTSIDE = Settings(timeouts=Timeouts(connect_s=10))
 
 
 class Services:
     """Gives the service for what a look-up found."""
 
-    def __init__(self, dialer: Dialer, stats: ProxyStats, rng: random.Random) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        stats: ProxyStats,
+        rng: random.Random,
+        store: ConfigStore,
+        on_problem: Callable[[str, str], None],
+    ) -> None:
+        """`store` tells who this sidecar is, and where routes lead; `on_problem` is told what is refused."""
+        self._on_problem = on_problem
         self._dialer = dialer
+        self._store = store
         self._stats = stats
         self._rng = rng
         self._by_key: dict[DestinationKey, Service] = {}
         self._direct: OrderedDict[tuple[Peer, str], Service] = OrderedDict()
+        stats.registry.before_collect(self._count_ejected)
 
     def destination(self, dest: Destination) -> Service:
         """The service of a destination, brought up to its present description."""
@@ -43,14 +61,13 @@ class Services:
         if service is None:
             label = f"{dest.name}.{dest.namespace}:{dest.port}"
             rule = f"{dest.namespace}/{dest.name}:{dest.port}"
-            service = Service(label, rule, dest.timeouts, dest.retries, self._rng)
+            service = Service(label, dest.namespace, rule, self._stats, self._rng)
             self._by_key[key] = service
-            service.update(dest, self._make)
-        elif service.spec is not dest:
-            if service.spec == dest:
-                service.spec = dest
-            else:
-                service.update(dest, self._make)
+        caller = self._workload()
+        if service.spec is not dest or service.caller is not caller:
+            problem = service.update(dest, caller, self._make, self._follow)
+            if problem:
+                self._on_problem(service.label, problem)
         return service
 
     def pod(self, pod: Pod, addr: Addr) -> Service:
@@ -62,21 +79,18 @@ class Services:
         )
         peer = Peer(addr, pod.identity if meshed else "")
         label = f"{pod.workload or pod.name}.{pod.namespace}"
-        return self._single(
-            peer, label, f"pod {pod.namespace}/{pod.name}", pod.workload, Timeouts(), "outbound"
-        )
+        rule = f"pod {pod.namespace}/{pod.name}"
+        return self._single(peer, label, pod.namespace, rule, pod.workload, pod.settings)
 
     def outside(self, addr: Addr) -> Service:
         """An address outside the mesh, passed through as it is."""
-        return self._single(
-            Peer(addr), "passthrough", "outside the mesh", "", Timeouts(connect_s=10), "outbound"
-        )
+        return self._single(Peer(addr), PASSTHROUGH, "", "outside the mesh", "", _OUTSIDE)
 
     def application(self, addr: Addr, label: str) -> Service:
         """The application behind this sidecar, at the address that its client dialled."""
         source = INBOUND_SOURCE[6 if ":" in addr.ip else 4]
-        timeouts = Timeouts(pool_idle_s=APPLICATION_IDLE_S)
-        return self._single(Peer(addr, source=source), label, "application", label, timeouts, "inbound")
+        namespace = label.rpartition(".")[2]
+        return self._single(Peer(addr, source=source), label, namespace, "application", label, _APPLICATION)
 
     def prune(self, destinations: Iterable[Destination]) -> None:
         """Drop what the configuration no longer has; `destinations` is everything that it has."""
@@ -102,30 +116,44 @@ class Services:
         yield from self._direct.values()
 
     def _single(
-        self, peer: Peer, label: str, rule: str, workload: str, timeouts: Timeouts, direction: str
+        self, peer: Peer, label: str, namespace: str, rule: str, workload: str, settings: Settings
     ) -> Service:
         key = (peer, label)
         service = self._direct.get(key)
-        if service is not None:
-            self._direct.move_to_end(key)
+        if service is None:
+            stats = self._stats if settings is not _APPLICATION else None
+            service = Service(label, namespace, rule, stats, self._rng)
+            service.only(Endpoint(self._dialer, peer, workload=workload), settings)
+            self._direct[key] = service
+            if len(self._direct) > MAX_DIRECT:
+                self._direct.popitem(last=False)[1].retire()
             return service
-        service = Service(label, rule, timeouts, _ONE_RETRY, self._rng)
-        stats = self._stats.request_stats(direction, label, workload, bool(peer.identity))
-        service.only(Endpoint(self._dialer, peer, stats, idle_s=timeouts.pool_idle_s, workload=workload))
-        self._direct[key] = service
-        if len(self._direct) > MAX_DIRECT:
-            self._direct.popitem(last=False)[1].retire()
+        self._direct.move_to_end(key)
+        (cluster,) = service.clusters.values()
+        if cluster.settings is not settings and cluster.settings != settings:
+            service.only(cluster.endpoints[0], settings)
         return service
 
-    def _make(self, spec: EndpointSpec, service: Service) -> Endpoint:
-        peer = peer_of(spec)
-        stats = self._stats.request_stats("outbound", service.label, spec.workload, bool(peer.identity))
+    def _make(self, spec: EndpointSpec) -> Endpoint:
         return Endpoint(
-            self._dialer,
-            peer,
-            stats,
-            idle_s=service.timeouts.pool_idle_s,
-            weight=spec.weight,
-            workload=spec.workload,
-            labels=spec.labels,
+            self._dialer, peer_of(spec), weight=spec.weight, workload=spec.workload, labels=spec.labels
         )
+
+    def _count_ejected(self) -> None:
+        """Bring the metric up to date; destinations that never had an ejection have no series."""
+        counts: Counter[str] = Counter()
+        for service in self._by_key.values():
+            counts[service.label] += sum(len(each.outliers.ejected) for each in service.clusters.values())
+        family = self._stats.ejected
+        for label, count in counts.items():
+            if count or (label,) in family.children:
+                family.child(label).set(count)
+
+    def _workload(self) -> Workload | None:
+        snapshot = self._store.snapshot
+        return snapshot.workload if snapshot is not None else None
+
+    def _follow(self, key: str) -> Cluster | None:
+        """Where a route leads that names another destination."""
+        dest = self._store.destination_by_key(key)
+        return self.destination(dest).whole(self._make) if dest is not None else None

@@ -1,17 +1,13 @@
 """One JSON line for each request or connection that is logged.
 
-What clients send (method, path, host) ends up on an operator's terminal, so nothing unprintable survives:
-control characters, escape sequences and direction marks are spelled as `\\xNN` or `\\uNNNN`. Every text has
-its own limit, which also bounds the line.
+Texts are made printable, and every one has its own limit, which also bounds the line.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
-Text = str | bytes
+from mesh_ops.printable import Text, clean, timestamp
 
 MAX_METHOD = 32
 MAX_PATH = 1_024
@@ -45,6 +41,9 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     source: str = ""
     source_identity: Text = ""
     destination: str = ""
+    rule: str = ""
+    """What decided: policy and route, or the destination."""
+    subset: str = ""
     upstream: str = ""
     """Address and port of the endpoint."""
     attempts: int = 0
@@ -74,6 +73,8 @@ class _Line(msgspec.Struct, gc=False, omit_defaults=True):
     source: str = ""
     source_identity: str = ""
     destination: str = ""
+    rule: str = ""
+    subset: str = ""
     upstream: str = ""
     retry_reason: str = ""
     request_id: str = ""
@@ -103,33 +104,10 @@ def format_record(record: Record) -> bytes:
         clean(record.source, MAX_NAME),
         clean(record.source_identity, MAX_NAME),
         clean(record.destination, MAX_NAME),
+        clean(record.rule, MAX_NAME),
+        clean(record.subset, MAX_SHORT),
         clean(record.upstream, MAX_SHORT),
         clean(record.retry_reason, MAX_NAME),
         clean(record.request_id, MAX_SHORT * 2),
     )
     return _encode(line) + b"\n"
-
-
-def timestamp(unix_s: float) -> str:
-    """RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def clean(text: Text, limit: int) -> str:
-    """Printable text of at most `limit` characters; what was cut off leaves three dots."""
-    if not text:
-        return ""
-    if isinstance(text, bytes):
-        shown = text[: limit + 1].decode("ascii", "backslashreplace")
-    else:
-        shown = text[: limit + 1]
-    if not shown.isprintable():
-        shown = "".join([char if char.isprintable() else _escape(char) for char in shown])
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,198 +1,417 @@
-"""The metric families of a sidecar, and helpers that resolve their labels once per target."""
+"""What counts, resolved once per target: helpers that whoever counts asks for, and keeps.
+
+A helper counts for the metrics and for the edge that it belongs to (see `edges`):
+
+    arm.stats = stats.arm(service.label, namespace, route, subset)   once, when an arm of a route is built
+    stats = arm.stats[endpoint]                            per attempt; `arm.stats.none` without an endpoint
+    stats.attempt(failed)                                  each attempt at its end
+    stats.retried(), .overflowed(), .ejected()             where it happens
+    stats.done(status, flag, duration_s, sent, received)   once a request, where its last attempt went
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Protocol as Shape
 
-from mesh_proxy.telemetry.registry import Counter, Registry
+from mesh_api.edge_sums import EdgeKey, Sums
+from mesh_api.stats import LATENCY_BUCKETS_S, Direction, EdgeKind
+from mesh_ops.registry import Counter, CounterFamily, Registry
+from mesh_proxy.telemetry.edges import Counting, EdgeBook, bucket_map
+from mesh_proxy.telemetry.families import DURATION_BUCKETS_S, Families
 
-DURATION_BUCKETS_S = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
 MAX_CACHED = 4_096
+NOT_FAILED = frozenset(("", "DC", "DPE"))
+"""Flags that do not make a request a failure: what the client did says nothing about who was asked."""
+_BUCKETS = bucket_map(DURATION_BUCKETS_S)
 
 
-class ProxyStats:
-    """Declares every family; one object per process, passed to whoever counts."""
+class ProxyStats(Families):
+    """All that a sidecar counts; one object per process, passed to whoever counts."""
 
     def __init__(self, registry: Registry) -> None:
-        self.registry = registry
-        counter = registry.counter
-        self.requests = counter(
-            "triomesh_requests_total",
-            "Requests that ended, by response code and error flag.",
-            ("direction", "source", "destination", "destination_workload", "code", "flag", "mtls"),
-        )
-        self.request_duration = registry.histogram(
-            "triomesh_request_duration_seconds",
-            "Time from the request's head to the end of its response.",
-            ("direction", "destination", "destination_workload"),
-            DURATION_BUCKETS_S,
-        )
-        self.tcp_opened = counter(
-            "triomesh_tcp_connections_opened_total",
-            "Opaque connections that were accepted.",
-            ("direction", "destination", "flag", "mtls"),
-        )
-        self.tcp_closed = counter(
-            "triomesh_tcp_connections_closed_total",
-            "Opaque connections that ended, by error flag.",
-            ("direction", "destination", "flag", "mtls"),
-        )
-        self.tcp_bytes = counter(
-            "triomesh_tcp_bytes_total",
-            "Bytes of opaque connections; sent goes to the destination, received comes from it.",
-            ("direction", "destination", "way"),
-        )
-        self.connections = registry.gauge(
-            "triomesh_connections", "Downstream connections that are open.", ("direction",)
-        )
-        self.refused = counter(
-            "triomesh_refused_total", "Connections refused before any routing.", ("direction", "reason")
-        )
-        self.handshakes = counter(
-            "triomesh_handshakes_total", "TLS handshakes between sidecars, by result.", ("side", "result")
-        )
-        self.handshake_duration = registry.histogram(
-            "triomesh_handshake_duration_seconds",
-            "Time of a successful TLS handshake, waiting for a thread included.",
-            ("side",),
-            DURATION_BUCKETS_S,
-        )
-        self.retries = counter(
-            "triomesh_retries_total",
-            "Failed attempts that were tried again, or the reason why not.",
-            ("destination", "result"),
-        )
-        self.config_updates = counter(
-            "triomesh_config_updates_total", "Configurations received, by result.", ("result",)
-        )
-        self.discovery_connected = registry.gauge(
-            "triomesh_discovery_connected", "1 while the control plane's stream is up."
-        ).child()
-        self.discovery_subscriptions = registry.gauge(
-            "triomesh_discovery_subscriptions", "Keys that this sidecar has asked the control plane for."
-        ).child()
-        self.certificate_expiry = registry.gauge(
-            "triomesh_certificate_expiry_timestamp_seconds", "End of the certificate in use, as Unix time."
-        ).child()
-        self.certificate_renewals = counter(
-            "triomesh_certificate_renewals_total",
-            "Attempts to get a new certificate, by result.",
-            ("result",),
-        )
-        self.access_log_dropped = counter(
-            "triomesh_access_log_dropped_total", "Log lines dropped because the output was not read in time."
-        ).child()
-        self.detect = counter(
-            "triomesh_detect_total",
-            "Connections whose protocol was looked for, by verdict.",
-            ("direction", "verdict"),
-        )
-        self.upstream_connections = counter(
-            "triomesh_upstream_connections_opened_total",
-            "Connections to endpoints that were opened for HTTP requests.",
-            ("destination",),
-        )
-        self._requests: dict[tuple[str, str, str, bool, str], RequestStats] = {}
-        self._tcp: dict[tuple[str, str, bool], TcpStats] = {}
+        super().__init__(registry)
+        self.edges = EdgeBook()
+        registry.before_collect(self.edges.settle)
+        registry.counter(
+            "triomesh_edges_dropped_total", "Edges that were left out of a report for want of room."
+        ).child().set_function(lambda: self.edges.dropped)
+        self._requests: dict[_Handle, RequestStats] = {}
+        self._tcp: dict[_Handle, TcpStats] = {}
 
     def request_stats(
-        self, direction: str, destination: str, workload: str, mtls: bool, source: str = ""
+        self,
+        direction: str,
+        destination: str,
+        workload: str,
+        mtls: bool,
+        source: str = "",
+        edge: EdgeKey | None = None,
     ) -> RequestStats:
-        """The shared helper for these labels; ask when a route, endpoint or peer is new, then keep it."""
-        key = (direction, destination, workload, mtls, source)
+        """The shared helper for these labels; ask when a route, endpoint or peer is new, then keep it.
+
+        Without `edge` it is the one that the labels name.
+        """
+        if edge is None:
+            edge = _edge(EdgeKind.HTTP, direction, destination, workload, source)
+        key = (edge, destination, workload, mtls, source)
         found = self._requests.get(key)
         if found is None:
             if len(self._requests) >= MAX_CACHED:
                 self._requests.clear()
-            found = self._requests[key] = RequestStats(self, direction, destination, workload, mtls, source)
+            labels = (direction, source, destination, workload)
+            found = self._requests[key] = RequestStats(self, edge, labels, mtls)
         return found
 
-    def tcp_stats(self, direction: str, destination: str, mtls: bool) -> TcpStats:
+    def tcp_stats(
+        self, direction: str, destination: str, mtls: bool, source: str = "", edge: EdgeKey | None = None
+    ) -> TcpStats:
         """The shared helper for opaque connections with these labels."""
-        key = (direction, destination, mtls)
+        if edge is None:
+            edge = _edge(EdgeKind.TCP, direction, destination, "", source)
+        key = (edge, destination, "", mtls, "")
         found = self._tcp.get(key)
         if found is None:
             if len(self._tcp) >= MAX_CACHED:
                 self._tcp.clear()
-            found = self._tcp[key] = TcpStats(self, direction, destination, mtls)
+            found = self._tcp[key] = TcpStats(self, edge, (direction, destination), mtls)
         return found
+
+    def arm(self, destination: str, namespace: str, route: str = "", subset: str = "") -> ArmStats:
+        """What one arm of a route counts; `namespace` is that of its endpoints."""
+        return ArmStats(self, destination, namespace, route, subset)
 
     def forget_destination(self, destination: str) -> int:
         """Drop every series of a destination that left the configuration; returns how many.
 
-        Helpers that were handed out before count in vain from here on.
+        Helpers that were handed out before count for their edges still, but for the metrics in vain.
         """
-        self._requests = {key: value for key, value in self._requests.items() if key[1] != destination}
-        self._tcp = {key: value for key, value in self._tcp.items() if key[1] != destination}
+        self.edges.settle()
+        for handles in (self._requests, self._tcp):
+            for key in [key for key in handles if key[1] == destination]:
+                handles.pop(key).muted = True
         labels = {"destination": destination}
-        return sum(
-            (
-                self.requests.forget(labels),
-                self.request_duration.forget(labels),
-                self.tcp_opened.forget(labels),
-                self.tcp_closed.forget(labels),
-                self.tcp_bytes.forget(labels),
-                self.retries.forget(labels),
-                self.upstream_connections.forget(labels),
-            )
+        counters: tuple[CounterFamily, ...] = (
+            *(self.requests, self.request_bytes, self.attempts, self.overflows, self.ejections, self.retries),
+            *(self.tcp_opened, self.tcp_closed, self.tcp_bytes, self.upstream_connections),
         )
+        gone = self.request_duration.forget(labels) + self.ejected.forget(labels)
+        return gone + sum(family.forget(labels) for family in counters)
 
 
-class RequestStats:
-    """Counts requests of one (direction, source, destination, workload, mTLS)."""
+_Handle = tuple[EdgeKey, str, str, bool, str]
 
-    __slots__ = ("_counts", "_labels", "_mtls", "_stats", "_sums", "_totals")
+
+def _edge(kind: EdgeKind, direction: str, destination: str, workload: str, source: str) -> EdgeKey:
+    if direction == Direction.OUTBOUND.value:
+        return EdgeKey(Direction.OUTBOUND, kind, destination, workload=workload)
+    return EdgeKey(Direction.INBOUND, kind, namespace=namespace_of(source), identity=source)
+
+
+def namespace_of(identity: str) -> str:
+    """The namespace in a SPIFFE id of ours (spiffe://DOMAIN/ns/NAMESPACE/sa/NAME); '' if there is none."""
+    parts = identity.split("/")
+    return parts[4] if len(parts) == 7 else ""
+
+
+def is_failure(status: int, flag: str) -> bool:
+    """Whether a request that ended so counts against its success rate."""
+    return status >= 500 or flag not in NOT_FAILED or (not status and not flag)
+
+
+class Tally:
+    """Requests with one status and flag that wait to be settled."""
+
+    __slots__ = ("failed", "total", "value")
+
+    def __init__(self, total: Counter, failed: bool) -> None:
+        self.value = 0
+        self.total = total
+        self.failed = failed
+
+
+class RequestStats(Counting):
+    """Counts requests of one edge."""
+
+    __slots__ = (
+        "_attempt_failures",
+        "_attempts",
+        "_durations",
+        "_ejections",
+        "_labels",
+        "_latencies",
+        "_latency_sum_s",
+        "_mtls",
+        "_overflows",
+        "_received",
+        "_retries",
+        "_sent",
+        "_stats",
+        "_tallies",
+    )
 
     def __init__(
-        self, stats: ProxyStats, direction: str, destination: str, workload: str, mtls: bool, source: str = ""
+        self, stats: ProxyStats, edge: EdgeKey, labels: tuple[str, str, str, str], mtls: bool
     ) -> None:
+        super().__init__(stats.edges, edge)
         self._stats = stats
-        self._labels = (direction, source, destination, workload)
+        self._labels = labels
+        """Direction, source, destination, workload."""
         self._mtls = truth(mtls)
-        self._totals: dict[tuple[int, str], Counter] = {}
-        self._sums = stats.request_duration.child(direction, destination, workload)
-        self._counts = self._sums.counts
+        self._tallies: dict[tuple[int, str], Tally] = {}
+        self._latencies = [0] * (len(LATENCY_BUCKETS_S) + 1)
+        self._latency_sum_s = 0.0
+        self._attempts = self._attempt_failures = self._retries = self._overflows = self._ejections = 0
+        self._sent = self._received = 0
+        direction, _, destination, workload = labels
+        self._durations = stats.request_duration.child(direction, destination, workload)
 
-    def done(self, status: int, flag: str, duration_s: float) -> None:
-        """Count one request at its end; `flag` is empty when the mesh has nothing to say about it."""
-        total = self._totals.get((status, flag))
-        if total is None:
-            total = self._resolve(status, flag)
-        total.value += 1
-        # Histogram.observe, without the call.
-        self._counts[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
-        self._sums.sum += duration_s
+    def done(self, status: int, flag: str, duration_s: float, sent: int = 0, received: int = 0) -> None:
+        """Count one request at its end.
 
-    def _resolve(self, status: int, flag: str) -> Counter:
+        Args:
+            status: as the client got it; 0 for none.
+            flag: empty when the mesh has nothing to say about it.
+            duration_s: from its head to the end of its response.
+            sent: bytes of the request.
+            received: bytes of the response.
+        """
+        tally = self._tallies.get((status, flag))
+        if tally is None:
+            tally = self._resolve(status, flag)
+        tally.value += 1
+        self._latencies[bisect_left(LATENCY_BUCKETS_S, duration_s)] += 1
+        self._latency_sum_s += duration_s
+        self._sent += sent
+        self._received += received
+
+    def attempt(self, failed: bool) -> None:
+        """Count one attempt at an endpoint at its end; a status of 500 and above is a failure too."""
+        self._attempts += 1
+        if failed:
+            self._attempt_failures += 1
+            self.book.enter(self)
+
+    def retried(self) -> None:
+        """The attempt that was counted last is tried again."""
+        self._retries += 1
+        self.book.enter(self)
+
+    def overflowed(self) -> None:
+        """A circuit breaker has refused a request."""
+        self._overflows += 1
+        self.book.enter(self)
+
+    def ejected(self) -> None:
+        """An endpoint has been taken out of use."""
+        self._ejections += 1
+        self.book.enter(self)
+
+    def settle(self) -> None:
+        requests = failures = 0
+        for tally in self._tallies.values():
+            if tally.value:
+                tally.total.value += tally.value
+                requests += tally.value
+                if tally.failed:
+                    failures += tally.value
+                tally.value = 0
+        if requests:
+            self._settle_requests(self.add_to(), requests, failures)
+        if self._attempts or self._retries or self._overflows or self._ejections:
+            self._settle_events(self.add_to())
+
+    def left_out(self) -> None:
+        self._tallies.clear()
+
+    def _settle_requests(self, sums: Sums, requests: int, failures: int) -> None:
+        sums.requests += requests
+        sums.failures += failures
+        durations = self._durations
+        for i, count in enumerate(self._latencies):
+            if count:
+                durations.counts[_BUCKETS[i]] += count
+                sums.took(i, count)
+                self._latencies[i] = 0
+        durations.sum += self._latency_sum_s
+        sums.latency_sum_s += self._latency_sum_s
+        self._latency_sum_s = 0.0
+        sums.sent += self._sent
+        sums.received += self._received
+        self._add(self._stats.request_bytes, self._sent, "sent")
+        self._add(self._stats.request_bytes, self._received, "received")
+        self._sent = self._received = 0
+
+    def _settle_events(self, sums: Sums) -> None:
+        stats = self._stats
+        _, _, destination, workload = self._labels
+        sums.attempts += self._attempts
+        sums.attempt_failures += self._attempt_failures
+        sums.retries += self._retries
+        sums.overflows += self._overflows
+        sums.ejections += self._ejections
+        self._add(stats.attempts, self._attempts - self._attempt_failures, "ok")
+        self._add(stats.attempts, self._attempt_failures, "failed")
+        if self._overflows and not self.muted:
+            stats.overflows.child(destination).value += self._overflows
+        if self._ejections and not self.muted:
+            stats.ejections.child(destination, workload).value += self._ejections
+        self._attempts = self._attempt_failures = self._retries = self._overflows = self._ejections = 0
+
+    def _add(self, family: CounterFamily, count: int, last_label: str) -> None:
+        if count and not self.muted:
+            direction, _, destination, workload = self._labels
+            family.child(direction, destination, workload, last_label).value += count
+
+    def _resolve(self, status: int, flag: str) -> Tally:
         code = str(status) if status == 0 or 100 <= status <= 599 else "other"
-        total = self._stats.requests.child(*self._labels, code, str(flag), self._mtls)
-        self._totals[status, flag] = total
-        return total
+        total = Counter()
+        if not self.muted:
+            total = self._stats.requests.child(*self._labels, code, str(flag), self._mtls)
+        tally = Tally(total, is_failure(status, flag))
+        # An edge without room in the book looks for it again with its next request.
+        self.book.enter(self)
+        self._tallies[status, flag] = tally
+        return tally
 
 
-class TcpStats:
-    """Counts opaque connections of one (direction, destination, mTLS); add bytes to `sent` and `received`."""
+class Flow(Shape):
+    """Bytes of one opaque connection so far, to and from the destination: a relay."""
 
-    __slots__ = ("_closed", "_labels", "_mtls", "_opened", "received", "sent")
+    to_up: int
+    to_down: int
 
-    def __init__(self, stats: ProxyStats, direction: str, destination: str, mtls: bool) -> None:
-        self._labels = (direction, destination)
+
+class TcpStats(Counting):
+    """Counts opaque connections of one edge; their bytes are read while they go."""
+
+    __slots__ = ("_broken", "_closed", "_flows", "_labels", "_mtls", "_opened", "_stats")
+
+    def __init__(self, stats: ProxyStats, edge: EdgeKey, labels: tuple[str, str], mtls: bool) -> None:
+        super().__init__(stats.edges, edge)
+        self._stats = stats
+        self._labels = labels
+        """Direction, destination."""
         self._mtls = truth(mtls)
-        self._opened = stats.tcp_opened.child(direction, destination, "", self._mtls)
-        self._closed = stats.tcp_closed
-        self.sent = stats.tcp_bytes.child(direction, destination, "sent")
-        self.received = stats.tcp_bytes.child(direction, destination, "received")
+        self._opened = self._closed = self._broken = 0
+        self._flows: dict[Flow, tuple[int, int]] = {}
+        """The connections that are open, and which of their bytes are counted."""
 
-    def opened(self) -> None:
+    @property
+    def now_open(self) -> int:
+        return len(self._flows)
+
+    def opened(self, flow: Flow) -> None:
         """Count a connection that begins."""
-        self._opened.value += 1
+        self._opened += 1
+        self._flows[flow] = (0, 0)
+        self.book.enter(self)
+        if not self.muted:
+            self._stats.tcp_opened.child(*self._labels, "", self._mtls).value += 1
 
-    def closed(self, flag: str) -> None:
-        """Count a connection that ended; `flag` is empty after a clean end."""
-        self._closed.child(*self._labels, str(flag), self._mtls).value += 1
+    def closed(self, flow: Flow, flag: str) -> None:
+        """Count the end of one that was opened; `flag` is empty after a clean end."""
+        before = self._flows.pop(flow)
+        self._count_bytes(flow, before)
+        self.failed(flag)
+
+    def failed(self, flag: str) -> None:
+        """Count one that never reached its destination."""
+        self._closed += 1
+        self._broken += flag not in NOT_FAILED
+        self.book.enter(self)
+        if not self.muted:
+            self._stats.tcp_closed.child(*self._labels, str(flag), self._mtls).value += 1
+
+    def settle(self) -> None:
+        for flow, before in self._flows.items():
+            if (flow.to_up, flow.to_down) != before:
+                self._flows[flow] = self._count_bytes(flow, before)
+        if self._opened or self._closed:
+            sums = self.add_to()
+            sums.opened += self._opened
+            sums.closed += self._closed
+            sums.broken += self._broken
+            self._opened = self._closed = self._broken = 0
+
+    def _count_bytes(self, flow: Flow, before: tuple[int, int]) -> tuple[int, int]:
+        now = flow.to_up, flow.to_down
+        sums = self.add_to()
+        for way, more in (("sent", now[0] - before[0]), ("received", now[1] - before[1])):
+            if way == "sent":
+                sums.sent += more
+            else:
+                sums.received += more
+            if more and not self.muted:
+                self._stats.tcp_bytes.child(*self._labels, way).value += more
+        return now
+
+
+class HasIdentity(Shape):
+    """Whom a connection must reach."""
+
+    @property
+    def identity(self) -> str:
+        """SPIFFE id that the peer must prove; '' is plaintext."""
+        ...
+
+
+class Target(Shape):
+    """The other side of an edge, as far as it is known: an endpoint."""
+
+    workload: str
+
+    @property
+    def peer(self) -> HasIdentity:
+        """Where it is and who must be there."""
+        ...
+
+
+class ArmStats(dict[Target, RequestStats]):
+    """The helpers of one arm of a route by endpoint, made when an endpoint is first used.
+
+    It holds as many endpoints as the arm has had, so it is made anew with the arm.
+    """
+
+    def __init__(self, stats: ProxyStats, destination: str, namespace: str, route: str, subset: str) -> None:
+        super().__init__()
+        self._stats = stats
+        self._destination = destination
+        self._namespace = namespace
+        self._route = route
+        self._subset = subset
+        self.none = self._requests(EdgeKey(Direction.OUTBOUND, EdgeKind.HTTP, destination, route, subset))
+        """For requests that reach no endpoint."""
+
+    def __missing__(self, target: Target) -> RequestStats:
+        found = self[target] = self._requests(self._edge(EdgeKind.HTTP, target))
+        return found
+
+    def tcp(self, target: Target | None) -> TcpStats:
+        """The helper for opaque connections to an endpoint, or to none."""
+        if target is None:
+            edge = EdgeKey(Direction.OUTBOUND, EdgeKind.TCP, self._destination, self._route, self._subset)
+        else:
+            edge = self._edge(EdgeKind.TCP, target)
+        return self._stats.tcp_stats(edge.direction.value, self._destination, bool(edge.identity), edge=edge)
+
+    def _requests(self, edge: EdgeKey) -> RequestStats:
+        stats, direction = self._stats, edge.direction.value
+        return stats.request_stats(
+            direction, self._destination, edge.workload, bool(edge.identity), edge=edge
+        )
+
+    def _edge(self, kind: EdgeKind, target: Target) -> EdgeKey:
+        return EdgeKey(
+            Direction.OUTBOUND,
+            kind,
+            self._destination,
+            self._route,
+            self._subset,
+            self._namespace,
+            target.workload,
+            target.peer.identity,
+        )
 
 
 def truth(value: bool) -> str:

@@ -23,6 +23,7 @@ from mesh_api.version import VERSION
 from meshctl.admin import AdminUnavailable, ask
 from meshctl.checks.model import Check, Result, Target, failed, passed, skipped, warning
 from meshctl.errors import KubeError
+from meshctl.wait import deployed
 
 MIN_DAYS = 60
 _PROBE = "triomesh-check"
@@ -52,13 +53,18 @@ def _installed(target: Target) -> Result:
 
 
 def _deployed(target: Target) -> Result:
-    deployment = target.kube.find("apps/v1", "Deployment", CONTROL, target.namespace) or {"spec": {}}
-    wanted = deployment["spec"].get("replicas", 1)
-    ready = (deployment.get("status") or {}).get("readyReplicas", 0)
-    text = f"{ready} of {wanted} replicas ready"
-    if not ready:
+    found = deployed(target.kube, target.namespace)
+    counts = {
+        name: ((each.get("status") or {}).get("readyReplicas", 0), each["spec"].get("replicas", 1))
+        for name, each in found.items()
+    }
+    text = ", ".join(
+        f"{ready} of {wanted} replicas ready" + (f" of {name}" if len(counts) > 1 else "")
+        for name, (ready, wanted) in counts.items()
+    )
+    if not all(ready for ready, _ in counts.values()):
         return failed(text)
-    return passed(text) if ready >= wanted else warning(text)
+    return passed(text) if all(ready >= wanted for ready, wanted in counts.values()) else warning(text)
 
 
 def _bundle(target: Target) -> tuple[x509.Certificate, ...]:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from manifests.names import API_VERSION, CA_BUNDLE, CA_SECRET, INJECTION_LABEL, SYSTEM_NAMESPACE
+from mesh_api.admin import SidecarConfig, SidecarList
 from mesh_api.names import PROXY_CONTAINER
 from mesh_api.version import VERSION
 from meshctl import apply as cluster
+from meshctl.admin import ask
 from meshctl.checks.lists import INSTALLED
 from meshctl.checks.model import Target, run_all
 from meshctl.commands.logs import Source, control_sources
@@ -78,6 +81,7 @@ def _files(kube: Kube, errors: list[str]) -> Iterator[File]:
         found = _try(read, name, errors)
         if found is not None:
             yield f"objects/{name}.yaml", _yaml([redact(obj) for obj in found])
+    yield from _sidecars(kube, namespace, errors)
     yield "checks.txt", _try(lambda: _checks(kube, there), "checks", errors) or ""
     yield from _logs(kube, errors)
 
@@ -113,6 +117,22 @@ def _reads(kube: Kube, namespace: str) -> Iterator[tuple[str, Callable[[], list[
     yield "pods-meshed", lambda: [pod for pod in kube.items("v1", "Pod") if has_sidecar(pod)]
     for kind, version in (("Service", "v1"), ("EndpointSlice", "discovery.k8s.io/v1"), ("Event", "v1")):
         yield f"{kind.lower()}s-labelled", partial(_labelled, kube, version, kind)
+
+
+def _sidecars(kube: Kube, namespace: str, errors: list[str]) -> Iterator[File]:
+    """What sidecars have, as they and the control plane say."""
+    found = _try(lambda: ask(kube, namespace, "/sidecars", SidecarList), "sidecars", errors)
+    if found is None:
+        return
+    yield "sidecars.yaml", _yaml(msgspec.to_builtins(found))
+    if len(found.sidecars) > MAX_SIDECARS:
+        left = len(found.sidecars) - MAX_SIDECARS
+        errors.append(f"configurations of {left} sidecars: left out, more than {MAX_SIDECARS}")
+    for one in found.sidecars[:MAX_SIDECARS]:
+        page = f"/sidecars/{one.namespace}/{one.pod}/config"
+        config = _try(partial(ask, kube, namespace, page, SidecarConfig), page, errors)
+        if config is not None:
+            yield f"sidecars/{one.namespace}_{one.pod}.yaml", _yaml(msgspec.to_builtins(config))
 
 
 def _labelled(kube: Kube, version: str, kind: str) -> list[Object]:

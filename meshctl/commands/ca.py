@@ -15,6 +15,7 @@ from certs.bundle import BundleError, fingerprint
 from certs.secret_store import CaState, SecretStoreError, activate, decode, encode, retire, stage
 from certs.store import StoreError, read_bounded
 from manifests.names import CA_SECRET, SYSTEM_NAMESPACE
+from manifests.values import Values
 from meshctl import apply as cluster
 from meshctl.context import read_values, with_kube
 from meshctl.errors import KubeError, MeshctlError
@@ -29,9 +30,8 @@ _LABELS = {"app.kubernetes.io/managed-by": "triomesh"}
 _leaf_lifetime = click.option(
     "--leaf-lifetime",
     type=Duration(),
-    default="24h",
-    show_default=True,
-    help="Of workload certificates: the time between two steps.",
+    default=None,
+    help="Of workload certificates: the time between two steps. Default: as installed.",
 )
 _force = click.option("--force", is_flag=True, help="Do not insist on that time.")
 
@@ -65,12 +65,14 @@ def show(kube: Kube, output: str) -> None:
 )
 @_leaf_lifetime
 @_force
-def rotate(kube: Kube, step: str | None, root_days: int, leaf_lifetime: float, force: bool) -> None:
+def rotate(kube: Kube, step: str | None, root_days: int, leaf_lifetime: float | None, force: bool) -> None:
     """Replace the root in three steps, a leaf's lifetime apart.
 
     Without a flag, step one: a new root joins the trust bundle and signs nothing yet.
     """
-    namespace, _ = _installation(kube)
+    namespace, values = _installation(kube)
+    if leaf_lifetime is None:
+        leaf_lifetime = values.ca.leaf_lifetime_seconds
     overlap = timedelta(seconds=0 if force else leaf_lifetime)
     now = datetime.now(UTC)
 
@@ -85,7 +87,7 @@ def rotate(kube: Kube, step: str | None, root_days: int, leaf_lifetime: float, f
     _say_difference(before, after)
     following = {None: "--activate", "activate": "--retire"}.get(step)
     if following:
-        click.echo(f"next, after {leaf_lifetime / 3600:g} h: meshctl ca rotate {following}")
+        click.echo(f"next, after {_time(leaf_lifetime)}: meshctl ca rotate {following}")
 
 
 @ca.command("import")
@@ -99,7 +101,7 @@ def import_(kube: Kube, cert: Path, key: Path, chain: Path | None, root: Path) -
 
     Where there is a CA it waits, its root trusted already, until `rotate --activate`.
     """
-    namespace, trust_domain = _installation(kube)
+    namespace, values = _installation(kube)
     now = datetime.now(UTC)
     try:
         signer = Authority.import_intermediate(
@@ -107,7 +109,7 @@ def import_(kube: Kube, cert: Path, key: Path, chain: Path | None, root: Path) -
             read_bounded(key),
             read_bounded(chain) if chain else b"",
             read_bounded(root),
-            trust_domain,
+            values.trust_domain,
             now,
         )
     except (AuthorityError, BundleError, StoreError) as exc:
@@ -124,11 +126,15 @@ def import_(kube: Kube, cert: Path, key: Path, chain: Path | None, root: Path) -
     click.echo("next, after a leaf's lifetime: meshctl ca rotate --activate")
 
 
-def _installation(kube: Kube) -> tuple[str, str]:
-    """Namespace and trust domain."""
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
+
+
+def _installation(kube: Kube) -> tuple[str, Values]:
+    """Namespace and values."""
     there = cluster.existing(kube)
     values = read_values(cluster.stored_values(there) if there else {})
-    return (there.namespace if there else SYSTEM_NAMESPACE), values.trust_domain
+    return (there.namespace if there else SYSTEM_NAMESPACE), values
 
 
 def _read(kube: Kube, namespace: str) -> tuple[Object, CaState]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mesh_ops.printable import clean_lines
 from meshctl import apply as cluster
 from meshctl.checks.lists import BEFORE, INSTALLED
 from meshctl.checks.model import Check, Outcome, Result, Target, run_all
@@ -38,7 +39,7 @@ def check(
     for each, result in run_all(BEFORE if pre else INSTALLED, target):
         results.append((each, result))
         if output == "table":
-            click.echo(_line(each, result))
+            click.echo(clean_lines(_line(each, result)))
     if output != "table":
         click.echo(structured([_plain(*pair) for pair in results], output))
     else:

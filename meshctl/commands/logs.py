@@ -1,6 +1,7 @@
 """`meshctl logs`."""
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import click
 
 from manifests.names import CONTROL
 from mesh_api.names import PROXY_CONTAINER
+from mesh_ops.printable import clean_lines
 from meshctl import apply as cluster
 from meshctl.context import with_kube
 from meshctl.errors import MeshctlError
@@ -59,6 +61,8 @@ def control_sources(kube: Kube) -> list[Source]:
 
 
 def _prefixed(source: Source, line: str, count: int) -> str:
+    # A terminal must not obey what a container writes; a file gets it as it is.
+    line = clean_lines(line.expandtabs()) if sys.stdout.isatty() else line
     return f"{source[1]} {line}" if count > 1 else line
 
 

@@ -6,15 +6,14 @@ from typing import Any
 import click
 import msgspec
 
-from manifests.names import SYSTEM_NAMESPACE
 from mesh_api.admin import SidecarConfig, SidecarList, SidecarLog, SidecarState, SyncState
-from mesh_api.sidecar import Destination, TlsMode
-from meshctl import apply as cluster
-from meshctl.admin import ask
+from mesh_api.sidecar import TlsMode
+from meshctl import routes_view
+from meshctl.admin import ask, home
 from meshctl.context import with_kube
-from meshctl.errors import KubeError, MeshctlError
 from meshctl.kube import Kube
 from meshctl.render import output_option, structured, table
+from meshctl.routes_view import named
 
 SECTIONS = ("routes", "endpoints", "listeners", "certs", "log", "all")
 _FIELDS = {
@@ -26,19 +25,6 @@ _FIELDS = {
 }
 
 
-def _home(kube: Kube) -> str:
-    """The control plane's namespace. Who may only ask its admin pages need not be able to look for it."""
-    try:
-        there = cluster.existing(kube)
-    except KubeError as exc:
-        if exc.status != 403:
-            raise
-        return SYSTEM_NAMESPACE
-    if there is None:
-        raise MeshctlError(f"the mesh is not installed in the cluster at {kube.host}")
-    return there.namespace
-
-
 @click.command("proxy-status")
 @with_kube
 @output_option
@@ -46,7 +32,7 @@ def _home(kube: Kube) -> str:
 def proxy_status(kube: Kube, output: str, namespace: str | None) -> None:
     """List sidecars and whether they are in sync; exit code 1 where one is not."""
     query = {"namespace": namespace} if namespace else {}
-    found = ask(kube, _home(kube), "/sidecars", SidecarList, query=query)
+    found = ask(kube, home(kube), "/sidecars", SidecarList, query=query)
     if output == "table":
         headings = ("NAMESPACE", "POD", "STATE", "KEYS", "CONNECTED", "VERSION", "REPLICA", "ERROR")
         click.echo(table(headings, [_status_row(each) for each in found.sidecars]))
@@ -91,10 +77,10 @@ def proxy_config(kube: Kube, output: str, namespace: str, level: str | None, pod
     namespace, _, name = pod.rpartition("/") if "/" in pod else (namespace, "", pod)
     page = f"/sidecars/{namespace}/{name}"
     if level:
-        log = ask(kube, _home(kube), f"{page}/log", SidecarLog, method="PUT", query={"level": level})
+        log = ask(kube, home(kube), f"{page}/log", SidecarLog, method="PUT", query={"level": level})
         click.echo(f"log level of {namespace}/{name}: {log.level}")
         return
-    found = ask(kube, _home(kube), f"{page}/config", SidecarConfig)
+    found = ask(kube, home(kube), f"{page}/config", SidecarConfig)
     if output != "table":
         click.echo(structured(_chosen(found, section), output))
         return
@@ -109,24 +95,14 @@ def _chosen(found: SidecarConfig, section: str) -> dict[str, Any]:
     return {key: plain[key] for key in ("namespace", "pod", *_FIELDS[section]) if key in plain}
 
 
-def _where(destination: Destination) -> str:
-    return f"{destination.namespace}/{destination.name}:{destination.port}"
-
-
 def _routes(found: SidecarConfig) -> str:
-    rows = []
-    for each in found.destinations:
-        arms = ", ".join(f"{arm.subset or 'all'} {arm.weight}" for arm in each.split) or "all"
-        request = f"{each.timeouts.request_s:g}s" if each.timeouts.request_s else "-"
-        addresses = ", ".join(each.addresses) or "headless"
-        rows.append((_where(each), addresses, each.protocol.value, arms, request, each.retries.attempts))
-    return table(("DESTINATION", "ADDRESSES", "PROTOCOL", "TO", "TIMEOUT", "RETRIES"), rows)
+    return routes_view.routes(found.destinations)
 
 
 def _endpoints(found: SidecarConfig) -> str:
     rows = [
         (
-            _where(each),
+            named(each),
             f"{e.address} {e.port}",
             "mTLS" if e.tls is TlsMode.MESH else "plain",
             e.identity or "-",

@@ -9,6 +9,7 @@ from manifests.names import CONTROL
 from mesh_api.admin import ControlVersion
 from mesh_api.names import INJECTED
 from mesh_api.version import VERSION
+from mesh_ops.printable import clean_lines
 from meshctl import apply as cluster
 from meshctl.admin import AdminUnavailable, ask
 from meshctl.context import kube_options
@@ -33,10 +34,10 @@ def version(kubeconfig: str | None, context: str | None, output: str, client: bo
     if client:
         return
     click.echo(f"kubernetes: {found['kubernetes']}")
-    click.echo(f"control plane: {_control_line(found['controlPlane'])}")
+    click.echo(clean_lines(f"control plane: {_control_line(found['controlPlane'])}"))
     counts = found["sidecars"]
     listed = ", ".join(f"{number} of {name}" for name, number in counts.items())
-    click.echo(f"sidecars: {listed or 'none'}")
+    click.echo(clean_lines(f"sidecars: {listed or 'none'}"))
 
 
 def _cluster(kube: Kube) -> dict[str, Any]:

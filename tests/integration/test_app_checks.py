@@ -13,9 +13,9 @@ import h2.events
 import pytest
 import trio
 
+from mesh_ops.pages import serve
 from mesh_proxy.admin import probes
 from mesh_proxy.admin.probes import Application, ApplicationError
-from mesh_proxy.admin.server import serve
 from tests.support.local_webhook import Asked, Authority, Reply, serving
 from tests.support.mesh import run
 

@@ -25,7 +25,7 @@ from mesh_api.discovery import (
 from mesh_api.sidecar import Destination, Pod
 from mesh_control.serve.subscriptions import PodRef
 from mesh_proxy.discovery.contents import Absent
-from mesh_proxy.discovery.stream import Resolver, StreamError, Target
+from mesh_proxy.discovery.dial import Resolver, StreamError, Target
 from mesh_proxy.net.addr import Addr
 from tests.support.discovery import (
     CONTROL,
@@ -463,7 +463,7 @@ def test_a_name_with_several_addresses_and_one_without(monkeypatch):
 def test_a_name_server_that_does_not_answer(monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: release.wait(20) and [])
-    monkeypatch.setattr("mesh_proxy.discovery.stream.RESOLVE_S", 0.1)
+    monkeypatch.setattr("mesh_proxy.discovery.dial.RESOLVE_S", 0.1)
 
     async def main():
         resolver = Resolver()

@@ -12,15 +12,7 @@ from certs.credentials import Credentials
 from certs.identity import SpiffeId
 from certs.workload import obtain
 from mesh_api.ca import SignResponse
-from mesh_api.sidecar import (
-    Destination,
-    Endpoint,
-    Inbound,
-    MtlsMode,
-    Pod,
-    Protocol,
-    TlsMode,
-)
+from mesh_api.sidecar import Destination, Endpoint, Inbound, MtlsMode, Pod, Protocol, TlsMode
 from mesh_proxy.net.addr import Addr
 from tests.integration.http_peers import Peer, answering, application, mesh_test, ok, settled
 from tests.support.discovery import FakeSource, Gate, control_plane, gone, running, serving, streamed

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 import trio
 
-from mesh_api.sidecar import Destination, Inbound, MtlsMode, Pod, TlsMode, WeightedTarget
+from mesh_api.sidecar import Destination, Inbound, MtlsMode, Pod, TlsMode
+from mesh_api.traffic import Route, WeightedTarget
 from mesh_control.serve.discovery import Limits
 from mesh_proxy.discovery import demand
 from mesh_proxy.discovery.contents import Absent
@@ -162,7 +163,7 @@ def test_a_refused_update_keeps_the_last_good_and_spoils_nothing_else():
             store = side.app.store
             assert await store.resolve(VIP, 2) == WEB
             assert await store.resolve(API_VIP, 2) == API
-            bad = replace(WEB, split=(WeightedTarget(subset="v9"),))
+            bad = replace(WEB, routes=(Route(to=(WeightedTarget(subset="v9"),)),))
             good = replace(API, protocol=API.protocol.HTTP)
             source.put({**serving(bad), **serving(good)})
             await wait_until(lambda: store.lookup(API_VIP) == good)
@@ -170,7 +171,7 @@ def test_a_refused_update_keeps_the_last_good_and_spoils_nothing_else():
             assert store.lookup(VIP) == WEB
             assert plane.server.stats.nacks == 2, "together, and then alone"
             line = await side.log.wait_for(lambda line: line["event"] == "configuration refused")
-            assert line["path"] == "destination/shop/web:80.split[0].subset"
+            assert line["path"] == "destination/shop/web:80.routes[0].to[0].subset"
             assert "v9" in line["expected"]
             assert side.metric("triomesh_config_updates_total", result="rejected") == 2
             mended = replace(WEB, protocol=API.protocol.TCP)

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from certs.bundle import TrustBundle
-from mesh_api.sidecar import Algorithm, Endpoint, Retries, Snapshot, Subset, Timeouts, WeightedTarget
+from mesh_api.sidecar import Endpoint, Snapshot
+from mesh_api.traffic import Algorithm, Retries, Route, Settings, Subset, Timeouts, WeightedTarget
 from tests.integration.http_peers import (
     Fleet,
     Peer,
@@ -54,7 +55,9 @@ async def test_weights_between_subsets() -> None:
             plain(v1.addr, version="v1"),
             plain(v2.addr, version="v2"),
             subsets={"v1": Subset(labels={"version": "v1"}), "v2": Subset(labels={"version": "v2"})},
-            split=(WeightedTarget(subset="v1", weight=90), WeightedTarget(subset="v2", weight=10)),
+            routes=(
+                Route(to=(WeightedTarget(subset="v1", weight=90), WeightedTarget(subset="v2", weight=10))),
+            ),
         ) as m,
     ):
         m.client.app.runtime.rng.seed(1)
@@ -65,7 +68,10 @@ async def test_weights_between_subsets() -> None:
         snapshot = m.client.app.store.snapshot
         assert snapshot is not None
         m.client.app.on_snapshot(
-            changed(snapshot, split=(WeightedTarget(subset="v1", weight=0), WeightedTarget(subset="v2")))
+            changed(
+                snapshot,
+                routes=(Route(to=(WeightedTarget(subset="v1", weight=0), WeightedTarget(subset="v2"))),),
+            )
         )
         assert await bodies(m, 40) == {b"v2": 40}
 
@@ -75,7 +81,9 @@ async def test_a_subset_without_endpoints_says_so() -> None:
     v2 = {"v2": Subset(labels={"version": "v2"})}
     async with (
         application(answering(ok())) as app,
-        fleet(plain(app.addr, version="v1"), subsets=v2, split=(WeightedTarget(subset="v2"),)) as m,
+        fleet(
+            plain(app.addr, version="v1"), subsets=v2, routes=(Route(to=(WeightedTarget(subset="v2"),)),)
+        ) as m,
     ):
         response = await (await m.connect()).get()
         assert b"the subset v2 has no endpoint" in (response.get(b"x-triomesh-error") or b"")
@@ -86,7 +94,7 @@ async def test_round_robin_alternates() -> None:
     async with (
         application(answering(ok(b"a"))) as a,
         application(answering(ok(b"b"))) as b,
-        fleet(plain(a.addr), plain(b.addr), algorithm=Algorithm.ROUND_ROBIN) as m,
+        fleet(plain(a.addr), plain(b.addr), settings=Settings(algorithm=Algorithm.ROUND_ROBIN)) as m,
     ):
         client = await m.connect()
         assert [(await client.get()).body for _ in range(20)] == [b"a", b"b"] * 10
@@ -103,7 +111,7 @@ async def test_least_latency_prefers_the_faster() -> None:
     async with (
         application(answering(ok(b"fast"))) as fast,
         application(slow) as other,
-        fleet(plain(fast.addr), plain(other.addr), algorithm=Algorithm.LEAST_LATENCY) as m,
+        fleet(plain(fast.addr), plain(other.addr), settings=Settings(algorithm=Algorithm.LEAST_LATENCY)) as m,
     ):
         got = await bodies(m, 200)
         assert got[b"fast"] > 180, got
@@ -119,9 +127,9 @@ async def test_configuration_changes_under_load_close_nothing() -> None:
         snapshot = m.client.app.store.snapshot
         assert snapshot is not None
         variants = [
-            {"timeouts": Timeouts(connect_s=2)},
+            {"settings": Settings(timeouts=Timeouts(connect_s=2))},
             {"retries": Retries(attempts=3)},
-            {"algorithm": Algorithm.ROUND_ROBIN},
+            {"settings": Settings(algorithm=Algorithm.ROUND_ROBIN)},
             {"endpoints": (plain(b.addr, x="1"), plain(a.addr, x="2"))},
             {},
         ]
@@ -325,7 +333,7 @@ async def test_draining(side: str) -> None:
 async def test_endpoint_weights() -> None:
     async with application(answering(ok(b"a"))) as a, application(answering(ok(b"b"))) as b:
         heavy: Endpoint = msgspec.structs.replace(plain(a.addr), weight=3)
-        async with fleet(heavy, plain(b.addr), algorithm=Algorithm.ROUND_ROBIN) as m:
+        async with fleet(heavy, plain(b.addr), settings=Settings(algorithm=Algorithm.ROUND_ROBIN)) as m:
             client = await m.connect()
             got = Counter([(await client.get()).body for _ in range(40)])
             assert got == {b"a": 30, b"b": 10}

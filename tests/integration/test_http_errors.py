@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from mesh_api.sidecar import Algorithm, Endpoint, Inbound, MtlsMode, Retries, Timeouts, TlsMode
+from mesh_api.sidecar import Endpoint, Inbound, MtlsMode, TlsMode
+from mesh_api.traffic import Algorithm, Budget, Outliers, Retries, Settings, Timeouts
 from tests.integration.http_peers import (
     Message,
     Peer,
@@ -131,7 +132,7 @@ async def test_request_timeout() -> None:
         await peer.request()
         await peer.rest()
 
-    async with mesh(silent, timeouts=Timeouts(request_s=0.1)) as m:
+    async with mesh(silent, settings=Settings(timeouts=Timeouts(request_s=0.1))) as m:
         client = await m.connect()
         for _ in range(2):
             response = await client.get()
@@ -149,7 +150,7 @@ async def test_request_timeout_within_the_response_cuts_it() -> None:
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
         await peer.rest()
 
-    async with mesh(slow, timeouts=Timeouts(request_s=0.2)) as m:
+    async with mesh(slow, settings=Settings(timeouts=Timeouts(request_s=0.2))) as m:
         client = await m.connect()
         await client.send(GET)
         await client.head()
@@ -160,7 +161,7 @@ async def test_request_timeout_within_the_response_cuts_it() -> None:
 
 @mesh_test
 async def test_request_timeout_while_the_client_sends() -> None:
-    async with mesh(ok(), timeouts=Timeouts(request_s=0.1)) as m:
+    async with mesh(ok(), settings=Settings(timeouts=Timeouts(request_s=0.1))) as m:
         client = await m.connect()
         await client.send(POST[:-1])
         response = await client.response()
@@ -177,7 +178,7 @@ async def test_endpoint_that_accepts_and_is_silent(tls: TlsMode) -> None:
             address=app.addr.ip, port=app.addr.port, tls=tls, identity=identity("server"), workload="w"
         )
         timeouts = Timeouts(connect_s=0.1, request_s=None if tls is TlsMode.MESH else 0.2)
-        async with fleet(endpoint, timeouts=timeouts) as m:
+        async with fleet(endpoint, settings=Settings(timeouts=timeouts)) as m:
             response = await (await m.connect()).get()
             flag = b"UF" if tls is TlsMode.MESH else b"UT"
             assert error_of(response).startswith(b"flag=%s; side=client; " % flag)
@@ -309,7 +310,7 @@ async def test_servers_sidecar_closes_an_idle_connection() -> None:
 async def test_connect_refused_is_tried_at_the_other_endpoint() -> None:
     async with (
         application(answering(ok())) as app,
-        fleet(plain(closed_port()), plain(app.addr), algorithm=Algorithm.ROUND_ROBIN) as m,
+        fleet(plain(closed_port()), plain(app.addr), settings=Settings(algorithm=Algorithm.ROUND_ROBIN)) as m,
     ):
         client = await m.connect()
         await client.send(POST)
@@ -379,7 +380,7 @@ async def test_a_small_body_in_pieces_is_sent_again_whole() -> None:
     async with (
         application(broken) as one,
         application(good) as two,
-        fleet(plain(one.addr), plain(two.addr), algorithm=Algorithm.ROUND_ROBIN) as m,
+        fleet(plain(one.addr), plain(two.addr), settings=Settings(algorithm=Algorithm.ROUND_ROBIN)) as m,
     ):
         client = await m.connect()
         await client.send(b"PUT / HTTP/1.1\r\nHost: s\r\nContent-Length: 50000\r\n\r\n")
@@ -393,7 +394,7 @@ async def test_a_small_body_in_pieces_is_sent_again_whole() -> None:
 @mesh_test
 async def test_the_budget_stops_retries() -> None:
     endpoints = [plain(closed_port()) for _ in range(2)]
-    async with fleet(*endpoints, retries=Retries(budget_percent=0, budget_min_per_s=0)) as m:
+    async with fleet(*endpoints, budget=Budget(percent=0, min_per_s=0)) as m:
         await (await m.connect()).get()
         record = await m.record(flag="UF")
         assert (record["attempts"], record["retry_reason"]) == (
@@ -406,7 +407,8 @@ async def test_the_budget_stops_retries() -> None:
 @mesh_test
 async def test_the_budget_is_a_share_of_the_requests() -> None:
     bad = [plain(closed_port()) for _ in range(2)]
-    async with fleet(*bad, retries=Retries(budget_percent=20, budget_min_per_s=0)) as m:
+    settings = Settings(outliers=Outliers(consecutive_5xx=0, consecutive_local=0))
+    async with fleet(*bad, settings=settings, budget=Budget(percent=20, min_per_s=0)) as m:
         client = await m.connect()
         for _ in range(50):
             assert (await client.get()).status == 503

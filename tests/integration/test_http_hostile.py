@@ -7,7 +7,8 @@ import random
 import pytest
 import trio
 
-from mesh_api.sidecar import Endpoint, Timeouts, TlsMode
+from mesh_api.sidecar import Endpoint, TlsMode
+from mesh_api.traffic import Settings, Timeouts
 from mesh_proxy.http import server as http_server
 from tests.integration.http_peers import (
     Message,
@@ -193,7 +194,7 @@ async def test_a_head_that_does_not_end_is_given_up() -> None:
 
 @mesh_test
 async def test_idle_pooled_connections_end_by_themselves() -> None:
-    async with mesh(ok(), timeouts=Timeouts(pool_idle_s=0.05)) as m:
+    async with mesh(ok(), settings=Settings(timeouts=Timeouts(pool_idle_s=0.05))) as m:
         client = await m.connect()
         conns = m.client.app.runtime.reactor.conns
         for _ in range(2):
@@ -229,7 +230,7 @@ async def test_many_handshakes_at_once() -> None:
             await wait_until(lambda: len(peers) == 60)
             await peer.send(ok())
 
-    async with mesh(slowly, timeouts=Timeouts(connect_s=5)) as m:
+    async with mesh(slowly, settings=Settings(timeouts=Timeouts(connect_s=5))) as m:
         peers = m.app.peers
 
         async def one() -> None:

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 import trio
 
-from mesh_api.sidecar import Algorithm, EgressMode, Protocol, Retries, Snapshot, Workload
+from mesh_api.sidecar import EgressMode, Protocol, Snapshot, Workload
+from mesh_api.traffic import Algorithm, Retries, Settings
 from mesh_proxy.net.addr import Addr
 from tests.integration.test_tcp_relay import (
     BROKEN,
@@ -54,7 +55,7 @@ def test_another_endpoint_is_tried_after_a_mismatch():
                         protocol=Protocol.TCP,
                         endpoints=(endpoint(impostor.inbound), endpoint(mesh.server.inbound)),
                         retries=Retries(attempts=1),
-                        algorithm=Algorithm.ROUND_ROBIN,
+                        settings=Settings(algorithm=Algorithm.ROUND_ROBIN),
                     )
                 )
                 for n in range(5):
@@ -107,10 +108,13 @@ def test_an_endpoint_that_never_answers_the_handshake():
 
     async def main():
         async with application() as app:
-            from mesh_api.sidecar import Timeouts
+            from mesh_api.traffic import Timeouts
 
             snapshot = client_snapshot(
-                app.addr, protocol=Protocol.TCP, timeouts=Timeouts(connect_s=0.3), retries=Retries(attempts=0)
+                app.addr,
+                protocol=Protocol.TCP,
+                settings=Settings(timeouts=Timeouts(connect_s=0.3)),
+                retries=Retries(attempts=0),
             )
             async with sidecar(TestCa().credentials("client"), snapshot) as front:
                 front.aim(outbound=VIP)

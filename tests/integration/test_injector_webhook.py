@@ -14,7 +14,7 @@ import trio.testing
 
 from injector import webhook
 from injector.decision import INJECTION, Namespace
-from injector.review import MAX_BYTES, Decided
+from injector.review import MAX_BYTES, Decided, ReviewError
 from injector.values import Values
 from tests.support.inject import values
 from tests.support.local_webhook import Authority
@@ -58,6 +58,13 @@ class Hook:
         self.events.append(decided)
 
 
+def other(body: bytes) -> bytes:
+    """What answers at a path of its own."""
+    if body == b"no review":
+        raise ReviewError("expected a review")
+    return body[::-1]
+
+
 class Served:
     """A running server, and clients of it."""
 
@@ -72,7 +79,14 @@ class Served:
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
-        await webhook.serve(listeners, lambda: self.tls, self.hook, self.stop, task_status=task_status)
+        await webhook.serve(
+            listeners,
+            lambda: self.tls,
+            self.hook,
+            self.stop,
+            others={"/other": other},
+            task_status=task_status,
+        )
         self.ended.set()
 
     @asynccontextmanager
@@ -213,7 +227,11 @@ def test_events_that_do_not_fit_are_dropped_and_told(tmp_path: Path, monkeypatch
     ("data", "status", "text"),
     [
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, b"ok"),
-        (post(review(), "/other"), 404, b"expected /inject or /healthz"),
+        (post(review(), "/nothing"), 404, b"expected /inject, /other or /healthz"),
+        (post(b"abc", "/other?timeout=5s"), 200, b"cba"),
+        (post(b"no review", "/other"), 400, b"expected a review"),
+        (b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n", 405, b"expected POST"),
+        (post(b"", "/other", length=MAX_BYTES + 1), 413, b"expected at most 3145728 bytes"),
         (b"GET /inject HTTP/1.1\r\nHost: x\r\n\r\n", 405, b"expected POST"),
         (post(review(), "/inject", "Content-Type: text/plain"), 415, b"expected application/json"),
         (post(b"", "/inject", length=MAX_BYTES + 1), 413, b"expected at most 3145728 bytes"),

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import trio
 
-from mesh_api.sidecar import Algorithm, Endpoint, Protocol, Retries, Timeouts, TlsMode
+from mesh_api.sidecar import Endpoint, Protocol, TlsMode
+from mesh_api.traffic import Algorithm, Retries, Settings, Timeouts
 from mesh_proxy.net.addr import Addr
 from tests.support.mesh import TestCa, client_snapshot, identity, pair, run, sidecar, wait_until
 
@@ -207,7 +208,7 @@ def test_tcp_cut_under_tls_is_a_reset_for_both_ends():
 
 def test_idle_timeout():
     async def main():
-        async with connected(timeouts=Timeouts(tcp_idle_s=0.3)) as (mesh, client, served):
+        async with connected(settings=Settings(timeouts=Timeouts(tcp_idle_s=0.3))) as (mesh, client, served):
             for _ in range(8):  # bytes in either direction keep it alive
                 await served.send_all(b".")
                 assert await exactly(client, 1) == b"."
@@ -304,7 +305,7 @@ def test_another_endpoint_is_tried():
                     protocol=Protocol.TCP,
                     endpoints=(endpoint(gone), endpoint(mesh.server.inbound)),
                     retries=Retries(attempts=1),
-                    algorithm=Algorithm.ROUND_ROBIN,  # so that the dead one is met
+                    settings=Settings(algorithm=Algorithm.ROUND_ROBIN),  # so that the dead one is met
                 )
             )
             for n in range(6):

@@ -23,6 +23,8 @@ from mesh_local.apiserver.auth.tokens import Bound, TokenAuthority
 from mesh_local.apiserver.face.app import App
 from mesh_local.apiserver.face.server import Server, server_context
 from mesh_local.apiserver.types import Attributes, Decision, User
+from mesh_local.kinds.base import Kind
+from mesh_local.kinds.builtin import BUILTIN
 from mesh_local.machinery.objects import Object
 from tests.support.local_api import LocalApi, local_api
 
@@ -57,6 +59,8 @@ class ControlApi:
     kubeconfig: Path
     port: int = 0
     ahead_s: float = 0.0
+    http: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Subresources that are more than objects, such as `services/proxy`; in force from the next start."""
     server: Server | None = None
     _stop: trio.Event = field(default_factory=trio.Event)
     _stopped: trio.Event = field(default_factory=trio.Event)
@@ -66,6 +70,8 @@ class ControlApi:
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
         app = App(self.local.api, self.authenticator, f"127.0.0.1:{self.port}")
+        for (resource, subresource), endpoint in self.http.items():
+            app.register(resource, subresource, endpoint)
         pki = self.directory / "pki"
         context = server_context(pki / "apiserver.crt", pki / "apiserver.key", self.pki.ca_path)
         self.server = Server(app, context)
@@ -158,12 +164,12 @@ class ControlApi:
 
 
 @asynccontextmanager
-async def control_api(directory: Path) -> AsyncIterator[ControlApi]:
+async def control_api(directory: Path, kinds: Sequence[Kind] = BUILTIN) -> AsyncIterator[ControlApi]:
     """A served cluster with the namespaces `default` and `triomesh-system`."""
     later = _Later()
     pki = Pki(directory / "pki", datetime.now(UTC))
     pki.server(["127.0.0.1"])
-    async with local_api(directory, authorizer=later) as local, trio.open_nursery() as nursery:
+    async with local_api(directory, kinds=kinds, authorizer=later) as local, trio.open_nursery() as nursery:
         store = local.store
         later.authorizer = RbacAuthorizer(store, lambda: store.version)
         api: list[ControlApi] = []
@@ -190,12 +196,17 @@ async def control_api(directory: Path) -> AsyncIterator[ControlApi]:
         nursery.cancel_scope.cancel()
 
 
-def run_api(directory: Path, test: Callable[[ControlApi], Awaitable[None]], seconds: float = 20) -> None:
+def run_api(
+    directory: Path,
+    test: Callable[[ControlApi], Awaitable[None]],
+    seconds: float = 20,
+    kinds: Sequence[Kind] = BUILTIN,
+) -> None:
     """Run `test` with a served cluster."""
 
     async def main() -> None:
         with trio.fail_after(seconds):
-            async with control_api(directory) as found:
+            async with control_api(directory, kinds) as found:
                 await test(found)
 
     trio.run(main)

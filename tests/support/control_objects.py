@@ -133,10 +133,42 @@ def node(name: str, *cidrs: str, zone: str = "z1", ips: tuple[str, ...] = ()) ->
     }
 
 
+def service_cidr(name: str, *cidrs: str) -> Json:
+    """A range of Services."""
+    return {"metadata": meta(name, ""), "spec": {"cidrs": list(cidrs)}, "status": {}}
+
+
 def namespace(name: str, **annotations: str) -> Json:
     """A namespace; annotations without prefix, underscores for dashes."""
     said = {f"triomesh.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
     return {"metadata": meta(name, "", annotations=said), "status": {"phase": "Active"}}
+
+
+def policy(
+    kind: str,
+    name: str,
+    namespace: str = "shop",
+    created: str = CREATED,
+    generation: int = 1,
+    **spec: Any,
+) -> Json:
+    """A TrafficPolicy or MeshPolicy."""
+    return {
+        "apiVersion": "triomesh.dev/v1alpha1",
+        "kind": kind,
+        "metadata": meta(name, namespace, creationTimestamp=created, generation=generation),
+        "spec": spec,
+    }
+
+
+def traffic_policy(name: str, service: str = "web", **more: Any) -> Json:
+    """A TrafficPolicy for a Service of its namespace; see `policy`."""
+    return policy("TrafficPolicy", name, target={"service": service}, **more)
+
+
+def mesh_policy(name: str, namespace: str = "triomesh-system", **more: Any) -> Json:
+    """A MeshPolicy; see `policy`."""
+    return policy("MeshPolicy", name, namespace, **more)
 
 
 class Cluster:

@@ -18,12 +18,21 @@ from certs.authority import Authority
 from certs.clock import wall_clock
 from certs.credentials import Credentials, build
 from certs.identity import SpiffeId
-from mesh_api.sidecar import Destination, Endpoint, Inbound, Pod, Protocol, Snapshot, TlsMode, Workload
+from mesh_api.sidecar import (
+    Destination,
+    Endpoint,
+    Inbound,
+    Pod,
+    Protocol,
+    Snapshot,
+    TlsMode,
+    Workload,
+)
+from mesh_ops.log_writer import LogWriter
 from mesh_proxy.app import App
-from mesh_proxy.discovery.stream import Resolve
+from mesh_proxy.discovery.dial import Resolve
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.settings import Settings
-from mesh_proxy.telemetry.log_writer import LogWriter
 
 TRUST_DOMAIN = "cluster.local"
 VIP = Addr("10.255.0.1", 80)

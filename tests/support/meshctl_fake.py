@@ -36,12 +36,24 @@ class FakeKube:
         self.pages[method, path] = lambda _: answer
 
     def send(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_s: float = 30,
     ) -> Answer:
         page = self.pages.get((method, path))
         if page is None:
             return Answer(404, {}, json.dumps({"kind": "Status", "message": "not here"}).encode())
         return page(body)
+
+    def token_of(self, namespace: str, account: str, audience: str) -> str:
+        if ("create", "token") in self.denied:
+            raise KubeError(f'serviceaccounts "{account}" is forbidden', 403, "Forbidden")
+        return f"{namespace}/{account} for {audience}"
 
     def request(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None

@@ -35,7 +35,7 @@ TRAFFIC: Object = {
                 "timeout": "2s",
                 "retries": {
                     "attempts": 3,
-                    "on": [
+                    "retryOn": [
                         "connect-failure",
                         "refused-stream",
                         "reset-before-request",
@@ -163,7 +163,7 @@ WRONG: list[tuple[Object, str, Any, str]] = [
     (TRAFFIC, "spec.target", {"service": "a", "host": "b.example"}, "spec.target"),
     (TRAFFIC, "spec.target", {}, "spec.target"),
     (TRAFFIC, "spec.routes.0.timeout", "2 seconds", "spec.routes[0].timeout"),
-    (TRAFFIC, "spec.routes.0.retries.on", ["always"], 'Unsupported value: "always"'),
+    (TRAFFIC, "spec.routes.0.retries.retryOn", ["always"], 'Unsupported value: "always"'),
     (TRAFFIC, "spec.routes.0.match.0.path", {"prefix": "/a", "exact": "/b"}, "spec.routes[0].match[0].path"),
     (TRAFFIC, "spec.routes.1.to.0.weight", -1, "spec.routes[1].to[0].weight"),
     (TRAFFIC, "spec.routes.3", {"respond": {"status": 200}, "to": [{}]}, "spec.routes[3]"),

@@ -226,7 +226,7 @@ def test_a_kind_that_is_not_installed(tmp_path):
     async def optional(api: ControlApi, cache: Cache) -> None:
         await until(lambda: cache.synced)
         assert cache.things == {}
-        assert cache.notes == []
+        assert cache.notes == [("kube.watch.absent", {"resource": "nothings.triomesh.dev"})]
 
     async def needed(api: ControlApi, cache: Cache) -> None:
         await until(lambda: cache.noted("kube.watch.failed"))

@@ -13,7 +13,7 @@ import pytest
 from mesh_api.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("mesh_api", "mesh_proxy", "mesh_control", "injector", "certs")
+PACKAGES = ("mesh_api", "mesh_ops", "mesh_proxy", "mesh_control", "injector", "certs")
 
 
 def instructions() -> list[tuple[str, str]]:

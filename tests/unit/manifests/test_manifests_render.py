@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from manifests.__main__ import files, main
+from manifests.injection import injector_values
 from manifests.names import labels
 from manifests.render import crds, render, to_yaml
 from manifests.values import Values, parse
+from mesh_control.settings import from_environment
 from mesh_local.kinds.pod_security import violations
 
 Object = dict[str, Any]
@@ -89,7 +91,58 @@ def test_values_reach_every_place() -> None:
         (excluded,) = (e for e in hook["namespaceSelector"]["matchExpressions"] if "metadata" in e["key"])
         assert excluded["values"] == ["kube-system", "kube-node-lease", "mesh"]
     admin = find(objects, "NetworkPolicy")["spec"]["ingress"][1]
-    assert admin["from"] == [{"ipBlock": {"cidr": "10.0.0.0/24"}}]
+    replicas, callers = admin["from"]
+    assert replicas["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "control"
+    assert callers == {"ipBlock": {"cidr": "10.0.0.0/24"}}
+
+
+@pytest.mark.parametrize("topology", ["combined", "separate"])
+def test_every_service_leads_to_pods_that_listen(topology: str) -> None:
+    objects = render(parse({"topology": topology}))
+    pods = [o["spec"]["template"] for o in objects if o["kind"] == "Deployment"]
+    policies = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy"]
+    assert len(pods) == len(policies) == (3 if topology == "separate" else 1)
+    roles = []
+    for service in (o["spec"] for o in objects if o["kind"] == "Service"):
+        (pod,) = (p for p in pods if p["metadata"]["labels"].items() >= service["selector"].items())
+        (policy,) = (p for p in policies if p["podSelector"]["matchLabels"] == service["selector"])
+        (container,) = pod["spec"]["containers"]
+        open_ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+        listening = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for port in service["ports"]:
+            assert listening[port["targetPort"]] in open_ports
+        roles.append({e["name"]: e.get("value") for e in container["env"]}["TRIOMESH_ROLES"])
+    assert set(roles) == (
+        {"discovery", "ca", "injector"} if topology == "separate" else {"ca,discovery,injector"}
+    )
+
+
+def test_what_pods_were_told_outlives_a_change_of_topology() -> None:
+    def served(topology: str) -> dict[str, set[int]]:
+        found = render(parse({"topology": topology}))
+        return {
+            o["metadata"]["name"]: {port["port"] for port in o["spec"]["ports"]}
+            for o in found
+            if o["kind"] == "Service"
+        }
+
+    told = injector_values(Values())
+    combined, separate = served("combined"), served("separate")
+    for address in (told.control_address, told.ca_address):
+        host, _, port = address.rpartition(":")
+        assert int(port) in combined[host.partition(".")[0]] & separate[host.partition(".")[0]]
+    for hook in find(render(Values()), "MutatingWebhookConfiguration")["webhooks"]:
+        service = hook["clientConfig"]["service"]
+        assert service["port"] in combined[service["name"]] & separate[service["name"]]
+
+
+def test_choices_for_the_ca_and_the_network_reach_the_control_plane() -> None:
+    tree = {"ca": {"checkPeerAddress": "false"}, "clusterNetworks": ["10.0.0.0/8", "fd00::/8"]}
+    (container,) = find(render(parse(tree)), "Deployment")["spec"]["template"]["spec"]["containers"]
+    env = {e["name"]: e.get("value", "x") for e in container["env"]}
+    settings = from_environment(env)
+    assert settings.check_peer_address is False
+    assert settings.cluster_networks == ("10.0.0.0/8", "fd00::/8")
 
 
 def test_the_two_entries_never_ask_about_the_same_pod() -> None:

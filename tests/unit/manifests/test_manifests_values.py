@@ -36,6 +36,9 @@ def test_digits_stay_text_where_text_is_wanted() -> None:
         ({"image": {"tag": "a b"}}, "values.image.tag: expected `str` matching regex"),
         ({"webhook": {"failurePolicy": "Maybe"}}, "values.webhook.failurePolicy: invalid enum value 'Maybe'"),
         ({"namespace": "Upper"}, "values.namespace: expected `str` matching regex"),
+        ({"clusterNetworks": ["10.0.0.0/99"]}, "values.clusterNetworks: expected networks"),
+        ({"clusterNetworks": ["10.0.0.1/8"]}, "values.clusterNetworks: expected networks"),
+        ({"topology": "split"}, "values.topology: invalid enum value 'split'"),
         ({"sidecar": {"capture": {"excludeInboundPorts": "x"}}}, "values.sidecar.capture: "),
     ],
 )

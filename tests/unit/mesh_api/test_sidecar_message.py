@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh_api.keys import Family
 from mesh_api.sidecar import (
     ConfigError,
     Destination,
     Endpoint,
-    Family,
     Pod,
     Snapshot,
     TlsMode,
@@ -92,11 +92,15 @@ def test_round_trip():
             ">= 1",
         ),
         (
-            {"destinations": [destination(split=[{"subset": "v2"}])]},
-            "$.destinations[0].split[0].subset",
+            {"destinations": [destination(routes=[{"to": [{"subset": "v2"}]}])]},
+            "$.destinations[0].routes[0].to[0].subset",
             "'v2'",
         ),
-        ({"destinations": [destination(split=[{"weight": 0}])]}, "$.destinations[0].split", "sum above 0"),
+        (
+            {"destinations": [destination(routes=[{"to": [{"weight": 0}]}])]},
+            "$.destinations[0].routes[0].to",
+            "sum above 0",
+        ),
         (
             {"destinations": [destination(), destination(name="e")]},
             "$.destinations[1].addresses",
@@ -119,8 +123,8 @@ def test_round_trip():
             "spiffe://",
         ),
         (
-            {"destinations": [destination(timeouts={"connectS": 0})]},
-            "$.destinations[0].timeouts.connectS",
+            {"destinations": [destination(settings={"timeouts": {"connectS": 0}})]},
+            "$.destinations[0].settings.timeouts.connectS",
             "> 0",
         ),
         ({"surprise": 1}, "$", "surprise"),

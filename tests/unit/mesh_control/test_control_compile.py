@@ -3,8 +3,8 @@
 import pytest
 
 from mesh_api.discovery import AddressAnswer, Resource, encode_content, read_content
-from mesh_api.keys import DestinationName, parse_destination
-from mesh_api.sidecar import Family, MtlsMode, Protocol, TlsMode
+from mesh_api.keys import DestinationName, Family, parse_destination
+from mesh_api.sidecar import MtlsMode, Protocol, TlsMode
 from mesh_control.compile import (
     Compiler,
     Mesh,
@@ -565,11 +565,11 @@ def test_what_is_declared_without_effect_is_listed():
 
 def test_a_sidecars_own_configuration():
     cluster = web(endpoint("10.0.0.1", "p"), pods=[pod("p", "10.0.0.1", "fd00::1")])
-    strict = Mesh("cluster.local", "PEM", mtls=MtlsMode.STRICT, access_log=True)
-    found = workload(cluster.index, "shop", "p", strict)
+    found = workload(cluster.index, "shop", "p", MESH)
     assert (found.workload.name, found.workload.service_account) == ("p", "web")
     assert found.workload.addresses == ("10.0.0.1", "fd00::1")
-    assert (found.bundle_pem, found.inbound.mtls, found.access_log) == ("PEM", MtlsMode.STRICT, True)
+    assert found.workload.labels == {"app": "web"}
+    assert (found.bundle_pem, found.inbound.mtls, found.access_log) == ("PEM", MtlsMode.PERMISSIVE, False)
 
 
 def test_contents_are_what_their_readers_accept():

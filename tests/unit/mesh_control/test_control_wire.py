@@ -5,8 +5,9 @@ import pytest
 
 from injector.netinit import plan
 from mesh_api import names
-from mesh_api.sidecar import Family, Protocol
-from mesh_control.index.declared import port_ranges, protocol_of, workload_name
+from mesh_api.keys import Family
+from mesh_api.sidecar import Protocol
+from mesh_control.index.declared import port_ranges, protocol_of, workload_of
 from mesh_control.index.objects import Affinity, Refused, each, in_ranges
 from mesh_control.index.wire import decode
 from mesh_proxy.pool.services import NEVER_CAPTURED
@@ -66,17 +67,17 @@ def test_bad_port_lists(text):
 @pytest.mark.parametrize(
     ("owner", "template_hash", "expected"),
     [
-        (("", ""), "", "p"),
-        (("ReplicaSet", "web-5d9c7"), "5d9c7", "web"),
-        (("ReplicaSet", "standalone"), "", "standalone"),
-        (("StatefulSet", "db"), "", "db"),
-        (("Job", "backup-29384756"), "", "backup"),
-        (("Job", "migrate-2"), "", "migrate-2"),
-        (("Own", "thing"), "", "thing"),
+        (("", ""), "", ("", "p")),
+        (("ReplicaSet", "web-5d9c7"), "5d9c7", ("Deployment", "web")),
+        (("ReplicaSet", "standalone"), "", ("ReplicaSet", "standalone")),
+        (("StatefulSet", "db"), "", ("StatefulSet", "db")),
+        (("Job", "backup-29384756"), "", ("CronJob", "backup")),
+        (("Job", "migrate-2"), "", ("Job", "migrate-2")),
+        (("Own", "thing"), "", ("Own", "thing")),
     ],
 )
-def test_workload_name_by_owner(owner, template_hash, expected):
-    assert workload_name("p", *owner, template_hash) == expected
+def test_workload_by_owner(owner, template_hash, expected):
+    assert workload_of("p", *owner, template_hash) == expected
 
 
 def test_a_pod_keeps_what_is_used():

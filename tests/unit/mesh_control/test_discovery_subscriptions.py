@@ -2,8 +2,9 @@
 
 import pytest
 
-from mesh_api.discovery import AddressAnswer, Held, WorkloadConfig
+from mesh_api.discovery import AddressAnswer, Held, WorkloadConfig, encode_content
 from mesh_api.sidecar import Destination, Pod, Workload
+from mesh_api.traffic import Route, WeightedTarget
 from mesh_control.serve import subscriptions as module
 from mesh_control.serve.subscriptions import Group, PodRef, Session, Subscriptions, TooManyKeys, pack
 
@@ -279,3 +280,52 @@ def test_recompare_finds_a_lost_change():
     assert world.collect(a) == {}
     world.subs.recompare(a)
     assert set(world.collect(a)) == {WEB_KEY}
+
+
+def leading(*names):
+    """Service web, of which a route leads to these."""
+    arms = tuple(WeightedTarget(destination=f"shop/{name}:80") for name in names)
+    return Destination(
+        name="web", namespace="shop", port=80, addresses=WEB.addresses, routes=(Route(to=arms),)
+    )
+
+
+def test_what_routes_lead_to_comes_with_the_destination():
+    world = World()
+    a = world.session()
+    assert set(world.ask(a, ONE)) == {ONE, WEB_KEY}
+    world.change({WEB_KEY: leading("api", "none")})
+    (group,) = world.subs.collect(a, 0.0, True)
+    assert ({r.key for r in group.resources}, group.removed) == (
+        {WEB_KEY, API_KEY},
+        ("destination/shop/none:80",),
+    )
+    world.change({API_KEY: Destination(name="api", namespace="shop", port=80, addresses=())})
+    assert set(world.collect(a)) == {API_KEY}, "live as well"
+    world.change({WEB_KEY: WEB})
+    assert set(world.collect(a)) == {WEB_KEY}
+    world.change({API_KEY: API})
+    assert world.collect(a) == {}, "no route leads there any more"
+
+
+def test_what_is_led_to_leads_no_further():
+    world = World()
+    world.contents |= {WEB_KEY: leading("api"), API_KEY: leading("third"), "destination/shop/third:80": API}
+    a = world.session()
+    assert set(world.ask(a, ONE)) == {ONE, WEB_KEY, API_KEY}
+    assert "destination/shop/third:80" in world.ask(a, API_KEY), "asked for, it does"
+    world.subs.unsubscribe(a, [API_KEY])
+    assert not a.brings.get(API_KEY)
+    assert API_KEY in a.led
+
+
+def test_more_than_a_frame_holds_goes_in_the_next_update(monkeypatch):
+    world = World()
+    world.contents[WEB_KEY] = leading("api")
+    most = len(encode_content(world.contents[WEB_KEY])) + len(encode_content(world.contents[ONE]))
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", most)
+    a = world.session()
+    assert set(world.ask(a, ONE)) == {ONE, WEB_KEY}
+    assert world.subs.due(a, 0.0) == 0.0
+    assert set(world.collect(a)) == {API_KEY}
+    assert world.large == []

@@ -82,6 +82,7 @@ SAMPLES: dict[str, Object] = {
         "deprecatedSource": {"component": "c"},
     },
     "secrets": {"data": {"a": "YQ=="}, "stringData": {"b": "c"}, "type": "kubernetes.io/tls"},
+    "servicecidrs.networking.k8s.io": {"spec": {"cidrs": ["10.96.0.0/16", "fd10::/112"]}},
     "leases.coordination.k8s.io": {"spec": {"leaseDurationSeconds": 1, "leaseTransitions": 1}},
 }
 

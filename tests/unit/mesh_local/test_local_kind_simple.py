@@ -1,4 +1,4 @@
-"""Namespaces, nodes, ConfigMaps, Secrets, Leases: what the API fills in, refuses and prints."""
+"""Namespaces, nodes, ConfigMaps, Secrets, Leases, ServiceCIDRs: what the API fills in, refuses and prints."""
 
 import base64
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from mesh_local.kinds.config import CONFIG_MAP, SECRET
 from mesh_local.kinds.lease import LEASE
 from mesh_local.kinds.namespace import NAMESPACE
 from mesh_local.kinds.node import NODE
+from mesh_local.kinds.service_cidr import SERVICE_CIDR
 from mesh_local.machinery.objects import Object
 
 NOW = datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC)
@@ -120,3 +121,26 @@ def test_lease_numbers() -> None:
     assert LEASE.validate({"spec": {"holderIdentity": "", "leaseDurationSeconds": 15}}) == []
     assert not LEASE.unconditional_update
     assert LEASE.row({"metadata": {"name": "l"}, "spec": {"holderIdentity": "a"}}, NOW)[:2] == ["l", "a"]
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "expected"),
+    [
+        ([], "spec.cidrs: Required value: at least one CIDR required"),
+        (["10.0.0.0/8", "11.0.0.0/8"], "may specify no more than one IP for each IP family"),
+        (["10.0.0.0/8", "fd00::/112", "10.0.0.0/8"], "may only hold up to 2 values"),
+        (["10.0.0.1"], 'spec.cidrs[0]: Invalid value: "10.0.0.1": must be a valid CIDR value'),
+    ],
+)
+def test_a_service_cidr_names_one_range_of_a_family(cidrs: list[str], expected: str) -> None:
+    [error] = SERVICE_CIDR.validate({"spec": {"cidrs": cidrs}})
+    assert expected in str(error)
+
+
+def test_the_range_of_a_service_cidr_stays() -> None:
+    old: Object = {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd10::/112"]}}
+    assert SERVICE_CIDR.validate(old) == []
+    assert SERVICE_CIDR.validate_update(old, old) == []
+    [error] = SERVICE_CIDR.validate_update({"spec": {"cidrs": ["10.96.0.0/16"]}}, old)
+    assert str(error).endswith("field is immutable")
+    assert SERVICE_CIDR.row(old, NOW)[:2] == ["kubernetes", "10.96.0.0/16,fd10::/112"]

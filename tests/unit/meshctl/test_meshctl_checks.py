@@ -20,7 +20,7 @@ from meshctl.checks.model import Check, Outcome, Result, Target, failed, passed,
 from tests.support.meshctl_fake import FakeKube, namespace, pod
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-ADMIN = "/api/v1/namespaces/triomesh-system/services/triomesh-control:admin/proxy/admin/v1"
+ADMIN = "/api/v1/namespaces/triomesh-system/services/https:triomesh-control:admin/proxy/admin/v1"
 
 
 def run(check: Check, kube: FakeKube) -> Result:

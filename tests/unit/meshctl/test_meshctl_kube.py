@@ -126,8 +126,8 @@ def test_polling_ends() -> None:
     assert len(list(poll(0))) == 1
 
 
-def deployment(generation: int = 1, **status: int) -> Object:
-    metadata = {"name": names.CONTROL, "namespace": "n", "generation": generation}
+def deployment(generation: int = 1, name: str = names.CONTROL, **status: int) -> Object:
+    metadata = {"name": name, "namespace": "n", "generation": generation, "labels": names.labels()}
     return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 2}, "status": status}
 
 
@@ -157,6 +157,10 @@ READY = {"observedGeneration": 1, "updatedReplicas": 2, "availableReplicas": 2, 
             "triomesh-injector: the control plane has not written its CA bundle",
         ),
         ([deployment(**READY), hook("LS0t")], ""),
+        (
+            [deployment(**READY), deployment(name=names.CA, **{**READY, "availableReplicas": 0})],
+            "triomesh-ca: 0 of 2 replicas ready, 2 of this version",
+        ),
     ],
 )
 def test_what_is_still_missing(objects: list[Object], said: str) -> None:

@@ -4,9 +4,10 @@ import pytest
 import trio
 
 from mesh_api.sidecar import Snapshot, Workload
+from mesh_ops.listeners import open_listeners
+from mesh_ops.pages import LOCAL_HOSTS, serve
+from mesh_ops.registry import Registry
 from mesh_proxy.admin.routes import CredentialInfo, admin_routes, health_routes, metrics_routes
-from mesh_proxy.admin.server import LOCAL_HOSTS, open_listeners, serve
-from mesh_proxy.telemetry.registry import Registry
 
 
 class State:

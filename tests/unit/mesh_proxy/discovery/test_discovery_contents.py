@@ -15,7 +15,9 @@ from mesh_api.discovery import (
     encode_content,
     version_of,
 )
-from mesh_api.sidecar import ConfigError, Destination, Family, Pod, TlsMode, Workload
+from mesh_api.keys import Family
+from mesh_api.sidecar import ConfigError, Destination, Pod, TlsMode, Workload
+from mesh_api.traffic import Route, WeightedTarget
 from mesh_proxy.discovery.contents import Absent, Changes, Contents, key_of
 from mesh_proxy.net.addr import Addr
 
@@ -180,3 +182,83 @@ def test_a_bad_part_refuses_the_whole(resource, removed, path):
     assert caught.value.path == path
     assert world.contents.answers == {ONE: WEB}
     assert world.contents.destinations() == (WEB,)
+
+
+# -- routes that lead to other destinations ----------------------------------------------------------------
+
+
+def leading(dest, *names):
+    to = tuple(WeightedTarget(destination=name) for name in names)
+    return msgspec.structs.replace(dest, routes=(Route(to=to),))
+
+
+WEB_TO_API = leading(WEB, "shop/api:80")
+
+
+def test_what_routes_lead_to_is_kept_and_found_by_name():
+    world = World(ONE)
+    changes = world.apply({ONE: TO_WEB, WEB_KEY: WEB_TO_API, API_KEY: API})
+    assert set(map(key_of, changes.destinations)) == {key_of(WEB), key_of(API)}
+    assert changes.again == ()
+    assert world.contents.destination("shop/api:80") == API
+    assert {held.key for held in world.contents.holds()} == {WEB_KEY, API_KEY}
+    changed = msgspec.structs.replace(API, addresses=())
+    assert world.apply({API_KEY: changed}).destinations == (changed,)
+
+
+def test_what_routes_led_to_goes_with_the_route():
+    world = World(ONE)
+    world.apply({ONE: TO_WEB, WEB_KEY: WEB_TO_API, API_KEY: API})
+    assert world.apply({WEB_KEY: WEB}).gone == (key_of(API),)
+    assert world.contents.destination("shop/api:80") is None
+
+
+def test_one_level_only():
+    """The destination that a route leads to brings nothing, until it is dialled itself."""
+    world = World(ONE, Addr("10.96.0.9", 80))
+    third = Destination(name="third", namespace="shop", port=80, addresses=())
+    to_third = leading(API, "shop/third:80")
+    world.apply({ONE: TO_WEB, WEB_KEY: WEB_TO_API, API_KEY: to_third, "destination/shop/third:80": third})
+    assert world.contents.destination("shop/third:80") is None
+    world.apply({Addr("10.96.0.9", 80): TO_API, "destination/shop/third:80": third})
+    assert world.contents.destination("shop/third:80") == third
+    assert world.drop(Addr("10.96.0.9", 80)).gone == (key_of(third),)
+    assert world.contents.destination("shop/api:80") == to_third, "a route still leads to it"
+
+
+def test_what_two_routes_lead_to_lives_until_the_second_ends():
+    world = World(ONE, Addr("10.96.0.8", 80))
+    other = leading(Destination(name="other", namespace="shop", port=80, addresses=()), "shop/api:80")
+    to_other = AddressAnswer(destination="shop/other:80")
+    world.apply({ONE: TO_WEB, WEB_KEY: WEB_TO_API, API_KEY: API})
+    world.apply({Addr("10.96.0.8", 80): to_other, "destination/shop/other:80": other})
+    assert world.drop(ONE).gone == (key_of(WEB),)
+    assert set(world.drop(Addr("10.96.0.8", 80)).gone) == {key_of(other), key_of(API)}
+    contents = world.contents
+    left = [contents._versions, contents._leads, contents._led, contents._removed, contents._contents]
+    assert left == [{}, {}, {}, set(), {}]
+
+
+def test_a_route_to_what_is_no_more_is_not_asked_for_again():
+    world = World(ONE)
+    assert world.apply({ONE: TO_WEB, WEB_KEY: WEB_TO_API}, [API_KEY]).again == ()
+    assert world.contents.destination("shop/api:80") is None
+    again = msgspec.structs.replace(WEB_TO_API, policy="shop/p")
+    assert world.apply({WEB_KEY: again}).again == ()
+    assert world.apply({API_KEY: API}).destinations == (API,)
+    assert world.contents.destination("shop/api:80") == API
+
+
+def test_a_route_to_what_was_dropped_here_meanwhile_is_asked_for_again():
+    """The control plane did not know yet that the other address had been dropped."""
+    world = World(ONE, Addr("10.96.0.9", 80))
+    world.apply({ONE: TO_WEB, WEB_KEY: WEB, Addr("10.96.0.9", 80): TO_API, API_KEY: API})
+    world.drop(Addr("10.96.0.9", 80))
+    assert world.apply({WEB_KEY: WEB_TO_API}).again == (address_key(*ONE),)
+
+
+def test_a_destination_asked_for_by_itself_leads_on():
+    world = World(WEB_KEY)
+    world.apply({WEB_KEY: WEB_TO_API, API_KEY: API})
+    assert world.contents.destination("shop/api:80") == API
+    assert set(world.drop(WEB_KEY).gone) == {key_of(WEB), key_of(API)}

@@ -71,8 +71,8 @@ def watching(watched, body):
         ),
         (
             b'{"workload":{"name":"a","namespace":"b"},"destinations":[{"name":"d","namespace":"n","port":1,'
-            b'"addresses":[],"split":[{"subset":"v9"}]}]}',
-            "$.destinations[0].split[0].subset",
+            b'"addresses":[],"routes":[{"to":[{"subset":"v9"}]}]}]}',
+            "$.destinations[0].routes[0].to[0].subset",
             "v9",
         ),
     ],

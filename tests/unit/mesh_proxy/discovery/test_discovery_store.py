@@ -1,6 +1,7 @@
 import trio
 import trio.testing
 
+from mesh_api.keys import Family
 from mesh_api.sidecar import (
     Destination,
     EgressMode,
@@ -30,6 +31,17 @@ def store_of(**fields):
     store = ConfigStore()
     store.swap(Snapshot(workload=WORKLOAD, **fields))
     return store
+
+
+def test_destinations_by_the_name_that_routes_give():
+    async def main():
+        v6 = Destination(name="d", namespace="shop", port=80, addresses=("fd00::2",), family=Family.IPV6)
+        store = store_of(destinations=(DESTINATION, v6))
+        assert store.destination_by_key("shop/d:80") is DESTINATION
+        assert store.destination_by_key("shop/d:80/ipv6") is v6
+        assert store.destination_by_key("shop/d:81") is None
+
+    on_mock_clock(main)
 
 
 def test_three_answers():

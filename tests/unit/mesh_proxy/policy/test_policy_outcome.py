@@ -30,6 +30,7 @@ def test_flags_are_text_with_a_status():
         ("UAEX", 403),
         ("OM", 503),
         ("SI", 408),
+        ("FI", 503),
     ]
     assert all(flag.description for flag in Flag)
     assert Flag("UF") is Flag.UF
@@ -55,6 +56,9 @@ def test_the_header():
     assert ERROR_HEADER == b"x-triomesh-error"
     assert error_header(Flag.UF, "client", "shop/reviews:9080", "10.0.0.1:80", "connection refused") == (
         b'flag=UF; side=client; rule="shop/reviews:9080"; endpoint="10.0.0.1:80"; detail="connection refused"'
+    )
+    assert error_header(Flag.UH, "client", "r", "e", "d", 'v"2' + "x" * 100) == (
+        b'flag=UH; side=client; rule="r"; subset="v\\"2' + b"x" * 58 + b'..."; endpoint="e"; detail="d"'
     )
     assert error_header(Flag.NR, "server") == b"flag=NR; side=server"
     assert error_header("UF\r\nx: y", "", detail='a"b\\c\r\nd\0é') == (

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from mesh_api.sidecar import Pod, TlsMode
+from mesh_ops.registry import Registry
+from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.pool.services import Services
-from mesh_proxy.telemetry.registry import Registry
 from mesh_proxy.telemetry.stats import ProxyStats
 
 ID = "spiffe://cluster.local/ns/shop/sa/web"
@@ -16,7 +17,7 @@ ID = "spiffe://cluster.local/ns/shop/sa/web"
 
 def identity(port, **more):
     dialer = SimpleNamespace(reactor=SimpleNamespace(now=0.0))
-    services = Services(dialer, ProxyStats(Registry()), random.Random(1))
+    services = Services(dialer, ProxyStats(Registry()), random.Random(1), ConfigStore(), print)
     pod = Pod(name="p", namespace="shop", addresses=("10.0.0.1",), identity=ID, **more)
     (endpoint,) = services.pod(pod, Addr("10.0.0.1", port)).endpoints()
     return endpoint.peer.identity

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh_proxy.telemetry.access_log import MAX_PATH, Record, clean, format_record, timestamp
+from mesh_ops.printable import clean, timestamp
+from mesh_proxy.telemetry.access_log import MAX_PATH, Record, format_record
 
 
 def record(**fields):

@@ -1,0 +1,1 @@
+"""East-west statistics of the mesh: what sidecars report, over the last minutes. Pure."""

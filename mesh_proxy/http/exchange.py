@@ -1,0 +1,181 @@
+"""The state of one downstream connection's present request, shared by the steps that serve it.
+
+There is one object for each connection: the request loop sets it up anew for each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mesh_proxy.http.body import Body
+from mesh_proxy.http.context import Context, View
+from mesh_proxy.http.idle import StreamIdle
+from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.wheel import NEVER
+from mesh_proxy.policy.retry import Phase
+from mesh_proxy.pool.cluster import Cluster
+from mesh_proxy.pool.endpoint import Endpoint
+from mesh_proxy.telemetry.access_log import Record
+from mesh_proxy.telemetry.stats import RequestStats, is_failure
+from mesh_proxy.wire.http1 import RequestHead
+
+Outcome = tuple[bool, str, str]
+"""Whether the client's connection can carry another request; flag and detail of what went wrong, or empty."""
+_NO_HEAD = RequestHead()
+
+
+class AttemptFailed(Exception):
+    """One attempt has brought no response that is passed on."""
+
+    def __init__(self, phase: Phase, flag: str, detail: str, status: int = 0) -> None:
+        super().__init__(detail)
+        self.phase = phase
+        self.flag = flag
+        self.detail = detail
+        self.status = status
+        """Of the endpoint's response, if that is why."""
+        self.final = False
+        """There is no time left for another attempt, or no sense in it."""
+        self.reuse = False
+        """The connection can carry another request."""
+        self.stale = False
+        """A pooled connection had died: the endpoint is not to blame."""
+        self.pause_s = -1.0
+        """How long to wait before the next attempt, if that is decided already."""
+
+
+class Exchange:
+    """One request and its response."""
+
+    __slots__ = (
+        "_idle",
+        "attempts",
+        "body",
+        "cluster",
+        "context",
+        "counted",
+        "deadline",
+        "down",
+        "head",
+        "idle",
+        "message",
+        "reactor",
+        "request_id",
+        "retry_reason",
+        "rule",
+        "started",
+        "status",
+        "tried",
+        "upstream",
+        "view",
+    )
+
+    def __init__(self, context: Context, view: View) -> None:
+        self.context = context
+        self.view = view
+        self.down = view.conn
+        self.reactor = context.reactor
+        self.request_id = b""
+        self.message = b""
+        """The request as it goes on, as much of it as has come."""
+        self.deadline = NEVER
+        """On the reactor's clock: when the whole request must be over."""
+        self.tried: Sequence[Endpoint] = ()
+        """Endpoints that have failed."""
+        self.idle: StreamIdle | None = None
+        """Watches the present attempt, where the destination has a stream idle time-out."""
+        self._idle: StreamIdle | None = None
+        self.begin(_NO_HEAD, None)
+
+    def begin(self, head: RequestHead, body: Body | None) -> None:
+        """Start with a request."""
+        self.head = head
+        self.body = body
+        """The part of its body that is still arriving."""
+        self.started = self.reactor.now
+        self.status = 0
+        """Of the response that the client gets; 0 while there is none."""
+        self.attempts = 0
+        self.retry_reason = ""
+        self.rule = ""
+        """What decides about this request: policy and route, or the destination."""
+        self.cluster: Cluster | None = None
+        self.upstream: Endpoint | None = None
+        self.counted: RequestStats = self.view.stats
+        """Where this request counts: outbound, at its arm and endpoint."""
+
+    def watch(self, up: Conn, idle_s: float) -> StreamIdle:
+        """Watch the attempt on `up` for silence."""
+        if self._idle is None:
+            self._idle = StreamIdle(self.reactor, self.down)
+        self._idle.start(up, idle_s)
+        return self._idle
+
+    def close(self) -> None:
+        """The connection serves no further request."""
+        if self._idle is not None:
+            self._idle.forget()
+
+    def end(self, flag: str, detail: str, bytes_in: int, bytes_out: int) -> None:
+        """Statistics and the access log; bytes as the client's connection has carried them."""
+        duration_s = self.reactor.now - self.started
+        self.counted.done(self.status, flag, duration_s, bytes_in, bytes_out)
+        if self.context.taps.active is not None:
+            self.context.taps.add(
+                self.counted.key,
+                self.view.source,
+                self.head.method,
+                self.head.target,
+                is_failure(self.status, flag),
+                duration_s,
+            )
+        if flag or self.context.log_all:
+            self._record(self.head, flag, detail, duration_s, bytes_in, bytes_out)
+        self.head = _NO_HEAD
+        self.message = b""
+
+    def refused(self, status: int, flag: str, detail: str) -> None:
+        """The same for a request whose head could not be read."""
+        self.begin(_NO_HEAD, None)
+        self.request_id = b""
+        self.status = status
+        self.view.stats.done(status, flag, 0.0)
+        self._record(None, flag, detail, 0.0, 0, 0)
+
+    def _record(
+        self,
+        head: RequestHead | None,
+        flag: str,
+        detail: str,
+        duration_s: float,
+        bytes_in: int,
+        bytes_out: int,
+    ) -> None:
+        view = self.view
+        upstream = self.upstream
+        record = Record(
+            time=self.reactor.now - duration_s + self.context.wall_offset,
+            direction=view.direction,
+            protocol="HTTP/1.1" if head is None or head.minor else "HTTP/1.0",
+            method=head.method if head else b"",
+            path=head.target if head else b"",
+            host=head.host if head else b"",
+            status=self.status,
+            flag=str(flag),
+            detail=detail,
+            side=view.side if flag else "",
+            duration_ms=duration_s * 1000,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            source=view.source,
+            source_identity=self.down.peer,
+            destination=view.destination,
+            rule=self.rule,
+            subset=self.cluster.subset if self.cluster else "",
+            upstream=upstream.text if upstream else "",
+            attempts=self.attempts,
+            retry_reason=self.retry_reason,
+            mtls=bool(self.down.peer) or bool(upstream and upstream.peer.identity),
+            request_id=self.request_id,
+        )
+        self.context.record(record)
