@@ -1,4 +1,4 @@
-"""One local cluster for all end-to-end tests that need no cluster of their own."""
+"""One local cluster, and one with a mesh, for all end-to-end tests that need none of their own."""
 
 import itertools
 import os
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.local_cluster import Cluster, running
+from tests.support.mesh_cluster import mesh_running
 
 _numbers = itertools.count()
 
@@ -14,6 +15,13 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     with running(f"e2e-{os.getpid()}") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[Cluster]:
+    """One cluster with a mesh for all tests of test_mesh_*.py; each leaves it as it found it."""
+    with mesh_running(f"mesh-{os.getpid()}") as found:
         yield found
 
 

@@ -8,12 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from certs.authority import Authority
-from mesh_api import admin
-from mesh_api.sidecar import Destination, Endpoint, TlsMode
 from mesh_api.version import VERSION
 from tests.support.local_cluster import Cluster, pod, running
 from tests.support.meshctl_cluster import install, kubeconfig_of, meshctl
@@ -55,9 +52,8 @@ def test_check_before_and_after(clean: Cluster) -> None:
     assert found["crds"]["outcome"] == "passed"
     assert found["control-plane"]["outcome"] == "failed"
     assert found["sidecars-in-sync"]["outcome"] == "skipped"
-    assert (
-        'no endpoints available for service "triomesh-control:admin"' in found["sidecars-in-sync"]["detail"]
-    )
+    why = found["sidecars-in-sync"]["detail"]
+    assert 'no endpoints available for service "https:triomesh-control:admin"' in why
     assert found["webhook-answers"]["outcome"] == "failed"
     assert "no endpoints available for service" in found["webhook-answers"]["detail"]
 
@@ -85,106 +81,24 @@ def test_pods_that_were_there_before_the_label(installed: Cluster) -> None:
         installed.kubectl("delete", "namespace", "late")
 
 
-SIDECAR = admin.SidecarState(
-    namespace="shop",
-    pod="web",
-    replica="stub",
-    version=VERSION,
-    identity="spiffe://cluster.local/ns/shop/sa/web",
-    state=admin.SyncState.SYNCED,
-    keys=7,
-    connected_s=12.5,
-)
-CONFIG = admin.SidecarConfig(
-    namespace="shop",
-    pod="web",
-    destinations=(
-        Destination(
-            name="api",
-            namespace="shop",
-            port=80,
-            addresses=("10.96.0.9",),
-            endpoints=(
-                Endpoint(
-                    address="10.244.0.9",
-                    port=8080,
-                    tls=TlsMode.MESH,
-                    identity="spiffe://cluster.local/ns/shop/sa/api",
-                ),
-            ),
-        ),
-    ),
-    listeners=(admin.Listener(address="127.0.0.1", port=15001, purpose="outbound"),),
-    certificates=(
-        admin.Certificate(
-            role="leaf",
-            subject="spiffe://cluster.local/ns/shop/sa/web",
-            serial="01",
-            not_before="2030-01-01T00:00:00Z",
-            not_after="2030-01-02T00:00:00Z",
-            sha256="0" * 64,
-        ),
-    ),
-)
-STUB = """
-import http.server, json, socket, sys
-pages = json.loads(sys.argv[1])
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self):
-        found = pages.get(self.command + " " + self.path)
-        body = json.dumps(found or {"error": "no such sidecar"}).encode()
-        self.send_response(200 if found else 404)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    do_GET = do_PUT = answer
-http.server.ThreadingHTTPServer(("0.0.0.0", 15013), Handler).serve_forever()
-"""
-
-
 @pytest.fixture
-def stub(installed: Cluster) -> Iterator[Cluster]:
-    """A pod that answers the admin port as a control plane would."""
-    plain = msgspec.to_builtins
-    listed = admin.SidecarList(replicas=1, answered=1, sidecars=(SIDECAR,))
-    version = admin.ControlVersion(replica="stub", version=VERSION, trust_domain="cluster.local")
-    pages = {
-        "GET /admin/v1/version": plain(version),
-        "GET /admin/v1/sidecars": plain(listed),
-        "GET /admin/v1/sidecars/shop/web/config": plain(CONFIG),
-        "PUT /admin/v1/sidecars/shop/web/log?level=debug": plain(admin.SidecarLog(level="debug")),
-    }
-    selector = installed.json("get", "service", "triomesh-control", "-n", "triomesh-system")["spec"][
-        "selector"
-    ]
-    container = {
-        "ports": [{"name": "admin", "containerPort": 15013}],
-        "readinessProbe": {"tcpSocket": {"port": "admin"}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    user = {"runAsNonRoot": True, "runAsUser": 1337, "seccompProfile": {"type": "RuntimeDefault"}}
-    made = pod(
-        "stub",
-        *("python3", "-c", STUB, json.dumps(pages)),
-        namespace="triomesh-system",
-        container=container,
-        securityContext=user,
-    )
-    made["metadata"]["labels"] = selector
-    installed.apply(made)
+def meshed(cluster: Cluster) -> Iterator[Cluster]:
+    """Two replicas of the control plane that run, and pod shop/web with a sidecar."""
+    meshctl(cluster, "uninstall", "--purge", "--force")
+    assert meshctl(cluster, "install", "--wait").exit_code == 0
+    cluster.kubectl("create", "namespace", "shop")
     try:
-        installed.kubectl(
-            "wait", "-n", "triomesh-system", "--for=condition=Ready", "pod/stub", "--timeout=30s"
-        )
-        installed.until(lambda: meshctl(installed, "proxy-status").exit_code == 0, "the Service's endpoint")
-        yield installed
+        cluster.kubectl("label", "namespace", "shop", "triomesh.dev/injection=enabled")
+        cluster.apply(pod("web", "sleep", "300", namespace="shop"))
+        cluster.kubectl("wait", "-n", "shop", "--for=condition=Ready", "pod/web", "--timeout=60s", timeout=70)
+        yield cluster
     finally:
-        installed.kubectl("delete", "pod", "stub", "-n", "triomesh-system", "--grace-period=0", "--force")
+        cluster.kubectl("delete", "namespace", "shop")
+        meshctl(cluster, "uninstall", "--purge", "--force")
 
 
-def test_sidecars_by_way_of_the_control_plane(stub: Cluster, tmp_path: Path) -> None:
-    lines = meshctl(stub, "proxy-status").output.splitlines()
+def test_sidecars_by_way_of_the_control_plane(meshed: Cluster, tmp_path: Path) -> None:
+    lines = meshctl(meshed, "proxy-status").output.splitlines()
     assert lines[0].split() == [
         "NAMESPACE",
         "POD",
@@ -195,29 +109,41 @@ def test_sidecars_by_way_of_the_control_plane(stub: Cluster, tmp_path: Path) -> 
         "REPLICA",
         "ERROR",
     ]
-    assert lines[1].split() == ["shop", "web", "synced", "7", "12s", VERSION, "stub", "-"]
-    text = meshctl(stub, "proxy-config", "shop/web").output
-    for expected in ("shop/api:80", "10.244.0.9 8080", "15001", "leaf", "LOG LEVEL"):
+    assert [line.split()[:3] for line in lines[1:]] == [["shop", "web", "synced"]]
+    text = meshctl(meshed, "proxy-config", "shop/web").output
+    for expected in ("DESTINATION", "15001", "spiffe://cluster.local/ns/shop/sa/default", "LOG LEVEL"):
         assert expected in text
-    routes = json.loads(meshctl(stub, "proxy-config", "web", "routes", "-n", "shop", "-o", "json").output)
-    assert list(routes) == ["namespace", "pod", "destinations"]
-    done = meshctl(stub, "proxy-config", "shop/web", "log", "--level", "debug")
-    assert done.output == "log level of shop/web: debug\n"
-    done = meshctl(stub, "proxy-config", "shop/other")
-    assert (done.exit_code, done.stderr) == (2, "error: no such sidecar\n")
-    assert f"control plane: {VERSION} (image triomesh:{VERSION}" in meshctl(stub, "version").output
-    operator = kubeconfig_of(stub, "operator", tmp_path / "kubeconfig")
-    done = meshctl(stub, "proxy-status", kubeconfig=operator)
+    certs = json.loads(meshctl(meshed, "proxy-config", "web", "certs", "-n", "shop", "-o", "json").output)
+    assert [each["role"] for each in certs["certificates"]] == ["leaf", "root"]
+    for _ in range(4):  # whichever replica the Service leads to
+        done = meshctl(meshed, "proxy-config", "shop/web", "log", "--level", "debug")
+        assert done.output == "log level of shop/web: debug\n"
+    done = meshctl(meshed, "proxy-config", "shop/we")
+    assert (done.exit_code, done.stderr) == (2, "error: there is no pod shop/we; did you mean shop/web?\n")
+    assert f"control plane: {VERSION} (image triomesh:{VERSION}" in meshctl(meshed, "version").output
+    found = {each["id"]: each for each in json.loads(meshctl(meshed, "check", "-o", "json").output)}
+    for check in ("sidecars-in-sync", "sidecar-roots", "sidecar-versions", "versions"):
+        assert found[check]["outcome"] == "passed", found[check]
+    report = tmp_path / "report.tar.gz"
+    assert meshctl(meshed, "bug-report", "--file", str(report)).exit_code == 0
+    with tarfile.open(report) as archive:
+        assert "triomesh-report/sidecars/shop_web.yaml" in archive.getnames()
+    rights_are_by_role(meshed, tmp_path)
+
+
+def rights_are_by_role(meshed: Cluster, tmp_path: Path) -> None:
+    someone = kubeconfig_of(meshed, "someone", tmp_path / "kubeconfig")
+    done = meshctl(meshed, "proxy-status", kubeconfig=someone)
     assert done.exit_code == 2
-    assert 'cannot get resource "services/proxy"' in done.stderr
-    stub.kubectl(
-        *("create", "rolebinding", "operator", "-n", "triomesh-system"),
-        *("--clusterrole=triomesh-operator-view", "--serviceaccount=default:operator"),
+    assert 'cannot create resource "serviceaccounts/token"' in done.stderr
+    meshed.kubectl(
+        *("create", "rolebinding", "someone", "-n", "triomesh-system"),
+        *("--clusterrole=triomesh-viewer", "--serviceaccount=default:someone"),
     )
-    assert meshctl(stub, "proxy-status", kubeconfig=operator).exit_code == 0
-    done = meshctl(stub, "proxy-config", "shop/web", "log", "--level", "debug", kubeconfig=operator)
+    assert meshctl(meshed, "proxy-status", kubeconfig=someone).exit_code == 0
+    done = meshctl(meshed, "proxy-config", "shop/web", "log", "--level", "debug", kubeconfig=someone)
     assert done.exit_code == 2
-    assert 'cannot update resource "services/proxy"' in done.stderr
+    assert 'cannot create resource "serviceaccounts/token"' in done.stderr
 
 
 def test_ca_rotation_and_a_report_without_its_key(installed: Cluster, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from certs.credentials import ALPN_HTTP1, ALPN_TCP
 from examples.two_pods.load import FreshHttp, FreshTcp, KeptHttp, Load
 from examples.two_pods.netns import Capture, wait_for
 from examples.two_pods.scene import ROOT, Http, Pod, Scene
-from mesh_api.sidecar import Inbound, MtlsMode, Protocol, Subset, Timeouts, WeightedTarget
+from mesh_api.sidecar import Inbound, MtlsMode, Protocol
+from mesh_api.traffic import Subset, Timeouts, WeightedTarget
 from tests.support.mesh import TestCa
 from tests.support.netns import App, credentials, mesh_tls, outcome, read_all, read_until
 
