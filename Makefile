@@ -33,9 +33,8 @@ unit: setup ## the tests that need no root
 e2e: setup ## the tests in network namespaces (root)
 	$(BIN)/pytest -q -m e2e
 
-demo: setup ## meshed pods on a local cluster, then the data path in detail (root)
-	$(BIN)/python -m examples.pods_by_hand
-	$(BIN)/python -m examples.two_pods
+demo: setup ## a cluster, the mesh, a shop, and what goes wrong in it (root; KEEP=1 leaves it up)
+	$(BIN)/python -m examples.bookshop
 
 bench: setup ## benchmarks beside Envoy and HAProxy
 	scripts/system-packages bench
