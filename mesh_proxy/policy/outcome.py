@@ -36,7 +36,6 @@ class Flag(enum.StrEnum):
     DPE = "DPE", 400, "the client broke the protocol"
     UPE = "UPE", 502, "the endpoint broke the protocol"
     UAEX = "UAEX", 403, "access was denied"
-    OM = "OM", 503, "the sidecar is overloaded"
     SI = "SI", 408, "the stream was idle for too long"
     FI = "FI", 503, "a fault was injected on purpose"
 

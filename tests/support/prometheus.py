@@ -29,11 +29,12 @@ class Prometheus:
 
     async def ready(self) -> bool:
         """Whether it answers."""
+        url = f"http://127.0.0.1:{self._port}/-/ready"
         try:
-            await self.query("vector(1)")
-        except OSError:
+            with await trio.to_thread.run_sync(lambda: urllib.request.urlopen(url, timeout=5)):
+                return True
+        except OSError:  # also the 503 of one that starts
             return False
-        return True
 
     async def query(self, text: str) -> dict[tuple[str, ...], float]:
         """The values of an instant query by the values of their labels. Raises OSError."""

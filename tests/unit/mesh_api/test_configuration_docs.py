@@ -17,7 +17,6 @@ from mesh_proxy.policy.routing import Caller, Router
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 TEXT = (DOCS / "configuration.md").read_text()
 POLICY = (DOCS / "policy.md").read_text()
-UNUSED = {Flag.OM}
 
 
 def example() -> dict[str, Any]:
@@ -81,6 +80,6 @@ def test_the_defaults_are_those_of_the_code(message: type[Message]) -> None:
 def test_every_flag_is_explained() -> None:
     rows = re.findall(r"^\| ([A-Z]{2,4}) \| ([^|]+) \|", (DOCS / "concepts.md").read_text(), re.MULTILINE)
     statuses = dict(rows)
-    assert set(statuses) == {flag.value for flag in Flag} - {flag.value for flag in UNUSED}
-    for flag in set(Flag) - UNUSED - {Flag.FI, Flag.DC}:
+    assert set(statuses) == {flag.value for flag in Flag}
+    for flag in set(Flag) - {Flag.FI, Flag.DC}:
         assert str(flag.status) in statuses[flag.value]

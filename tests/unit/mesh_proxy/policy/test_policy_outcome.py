@@ -28,7 +28,6 @@ def test_flags_are_text_with_a_status():
         ("DPE", 400),
         ("UPE", 502),
         ("UAEX", 403),
-        ("OM", 503),
         ("SI", 408),
         ("FI", 503),
     ]
