@@ -96,7 +96,8 @@ async def _give_up(
         return await fail(x, 503, Flag.UH, cluster.why_none())
     if failed.flag is Flag.UO:
         x.counted.overflowed()
-    return await fail(x, _STATUS.get(failed.flag, 503), failed.flag, failed.detail)
+    detail = failed.detail + cluster.left_out()
+    return await fail(x, _STATUS.get(failed.flag, 503), failed.flag, detail)
 
 
 async def _attempt(

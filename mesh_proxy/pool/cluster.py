@@ -111,6 +111,11 @@ class Cluster:
         what = f"subset {self.subset}" if self.subset else "destination"
         return f"the {what} has no endpoint"
 
+    def left_out(self) -> str:
+        """How many endpoints are ejected, to be added to an error's detail; '' for none."""
+        ejected = len(self.outliers.ejected)
+        return f"; {ejected} of {len(self.endpoints)} endpoints ejected" if ejected else ""
+
     def observe(self, endpoint: Endpoint, begun: float, status: int, failed: bool, now: float) -> bool:
         """Learn from an attempt; status 0: no answer, by the endpoint's fault. Whether it was ejected."""
         self.balancer.observe(endpoint, now - begun, failed, now)

@@ -11,6 +11,7 @@ from tests.integration.http_peers import Handler, Peer, closed_port, plain
 from tests.integration.policy_mesh import (
     GET,
     PolicyMesh,
+    error,
     flag_of,
     mesh_test,
     ok,
@@ -263,3 +264,17 @@ async def test_nobody_left_is_503() -> None:
         m.change(endpoints=())
         response = await m.ask()
         assert (response.status, flag_of(response)) == (503, "UH")
+
+
+@mesh_test
+async def test_an_error_says_how_many_endpoints_are_ejected() -> None:
+    async with policy_mesh({"v1": b""}, settings=settings(consecutive_local=2), retries=NO_RETRY) as m:
+        m.change(endpoints=(plain(closed_port()), plain(closed_port())))
+        peer = await m.connect()
+        for _ in range(20):
+            await peer.send(GET)
+            response = await peer.response()
+            assert flag_of(response) == "UF"
+            if b"; 1 of 2 endpoints ejected" in error(response):
+                return
+        raise AssertionError(error(response))
