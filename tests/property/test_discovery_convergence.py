@@ -9,8 +9,9 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh_api.discovery import AddressAnswer, Held, Update, address_key
+from mesh_api.discovery import AddressAnswer, Held, Update, address_key, led_to
 from mesh_api.sidecar import Destination, Pod
+from mesh_api.traffic import Route, WeightedTarget
 from mesh_control.serve.subscriptions import PodRef, Session, Subscriptions
 from mesh_proxy.discovery import demand as demand_module
 from mesh_proxy.discovery.contents import Absent, Contents
@@ -19,7 +20,7 @@ from mesh_proxy.net.addr import Addr
 
 IPS = [f"10.0.0.{n}" for n in range(1, 6)]
 ADDRESSES = [Addr(ip, 80) for ip in IPS]
-NAMES = ["a", "b"]
+NAMES = ["a", "b", "c"]
 
 
 class World:
@@ -64,8 +65,16 @@ class World:
         identity = f"spiffe://cluster.local/ns/shop/sa/{account}"
         return Pod(name=account, namespace="shop", addresses=(IPS[n],), identity=identity)
 
-    def content(self, name, revision):
-        dest = Destination(name=name, namespace="shop", port=80, addresses=(f"10.9.9.{revision}",))
+    def content(self, name, revision, leads=()):
+        """A destination, and where its one route leads."""
+        arms = tuple(WeightedTarget(destination=f"shop/{other}:80") for other in leads)
+        dest = Destination(
+            name=name,
+            namespace="shop",
+            port=80,
+            addresses=(f"10.9.9.{revision}",),
+            routes=(Route(to=arms),) if arms else (),
+        )
         self.change({f"destination/shop/{name}:80": dest if revision else None})
 
     def change(self, contents):
@@ -148,9 +157,13 @@ class World:
             if key in self.unknown:
                 expected = None
             assert self.held.answers.get(addr) == expected, key
+            for led in led_to(expected) if isinstance(expected, Destination) else ():
+                name = led.removeprefix("destination/")
+                assert self.held.destination(name) == self.contents.get(led), (key, led)
         asked = {key for key in self.session.asked if key != "workload"}
         assert asked == {k for k in (address_key(*addr) for addr in ADDRESSES) if self.demand.wants(k)}
-        assert set(self.session.brought) >= {held.key for held in self.held.holds()}
+        entitled = {*self.session.brought, *self.session.led}
+        assert entitled >= {held.key for held in self.held.holds()}
         assert {dest.name for dest in self.held.destinations()} <= set(NAMES)
 
 
@@ -158,7 +171,12 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("dial"), st.integers(0, 4)),
         st.tuples(st.just("own"), st.integers(0, 4), st.sampled_from([*NAMES, "pod", "nobody", "unknown"])),
-        st.tuples(st.just("content"), st.sampled_from(NAMES), st.integers(0, 3)),
+        st.tuples(
+            st.just("content"),
+            st.sampled_from(NAMES),
+            st.integers(0, 3),
+            st.lists(st.sampled_from(NAMES), unique=True, max_size=2),
+        ),
         st.tuples(
             st.sampled_from(["speak", "serve", "push", "receive", "receive", "serve", "connect", "settle"])
         ),
