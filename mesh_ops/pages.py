@@ -202,26 +202,36 @@ class _Site:
 
 
 class _Door:
-    """The connections of one listener; the oldest one makes room for a new one."""
+    """The connections of one listener. For a new one the oldest makes room: one that has not sent its whole
+    request, unless most have and do not take their answers.
+    """
 
     def __init__(self, secure: Secure, on_error: ErrorHook) -> None:
         self._secure = secure
         self._on_error = on_error
-        self._open: dict[trio.CancelScope, None] = {}
+        self._silent: dict[trio.CancelScope, None] = {}
+        self._asking: dict[trio.CancelScope, None] = {}
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection; errors of the connection end here."""
         try:
-            if len(self._open) >= MAX_CONNECTIONS:
-                oldest = next(iter(self._open))
-                del self._open[oldest]
+            if len(self._silent) + len(self._asking) >= MAX_CONNECTIONS:
+                crowd = self._asking if len(self._asking) > MAX_CONNECTIONS // 2 else self._silent
+                oldest = next(iter(crowd))
+                del crowd[oldest]
                 oldest.cancel()
             with trio.CancelScope() as scope:
-                self._open[scope] = None
+                self._silent[scope] = None
+
+                def asked() -> None:
+                    if self._silent.pop(scope, scope) is None:  # it is still wanted
+                        self._asking[scope] = None
+
                 try:
-                    await _serve(*await self._secure(stream))
+                    await _serve(*await self._secure(stream), asked)
                 finally:
-                    self._open.pop(scope, None)
+                    self._silent.pop(scope, None)
+                    self._asking.pop(scope, None)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass
         except Exception as exc:
@@ -231,8 +241,8 @@ class _Door:
             stream.socket.close()
 
 
-async def _serve(stream: Stream, site: Site) -> None:
-    """Answer one request."""
+async def _serve(stream: Stream, site: Site, asked: Callable[[], None]) -> None:
+    """Answer one request; `asked` is told when all of it has come."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     head: h11.Request | None = None
     response: Response | Awaitable[Response] | None = None
@@ -246,6 +256,7 @@ async def _serve(stream: Stream, site: Site) -> None:
                 body = await _read_body(stream, parser)
                 if body is None:
                     return
+                asked()
                 response = site.answer(head, body)
         except h11.RemoteProtocolError as exc:
             response = text(exc.error_status_hint, f"expected an HTTP/1.1 request: {exc}")

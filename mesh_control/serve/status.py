@@ -170,8 +170,13 @@ class StatusWriter:
     async def _write(self, name: PolicyName) -> None:
         """Write one status where it differs; what fails is tried again later."""
         kind, (namespace, own) = name
-        present, wanted = self._present.get(name), status(self._source.index, name)
-        new = merged(wanted, present.status, self._now()) if present and wanted else None
+        present = self._present.get(name)
+        try:
+            wanted = status(self._source.index, name)
+            new = merged(wanted, present.status, self._now()) if present and wanted else None
+        except Exception as exc:  # a defect about one policy must not end one leader after the other
+            self._put_off(name, KubeError(0, "Defect", f"{type(exc).__name__}: {exc}"[:300]))
+            return
         if present is None or new is None:
             self._waits.pop(name, None)
             return

@@ -5,13 +5,14 @@ steps of 5 s, one of the last ten minutes in steps of a minute. Buckets are coun
 that those of several replicas fit together. A bucket holds one cell per edge that was reported in it, the
 pods of a workload added up, and how much of its time the reports of each pod cover: rates are by that time,
 not by the clock, so that neither a new workload nor a sidecar that reports a little late distorts them.
-Cells are bounded: the edge that has been silent for longest goes first.
+Cells are bounded: the edge that has been silent for longest goes first, and no workload crowds out the rest.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from mesh_api.discovery import MAX_EDGES, REPORT_S, Report
@@ -23,6 +24,8 @@ FINE_S, COARSE_S = 5, 60
 FINE_WINDOW_S, MAX_WINDOW_S = 60, 600
 MAX_CELLS = 100_000
 """Some 70 MB."""
+MAX_SHARE = 0.25
+"""Of the cells: in a full window a workload that holds as many makes room by its own edges."""
 MAX_OPEN = 20_000
 """Numbers of open connections, by pod and edge."""
 MAX_KEY_CHARS = 1024
@@ -110,6 +113,16 @@ class _Sidecar:
         self.open: dict[RowKey, int] = {}
 
 
+class _Held:
+    """What one workload holds of the window; rows as in `Window._rows`."""
+
+    __slots__ = ("cells", "rows")
+
+    def __init__(self) -> None:
+        self.cells = 0
+        self.rows: OrderedDict[RowKey, None] = OrderedDict()
+
+
 class Window:
     """What one replica knows of the last minutes. Times are Unix times."""
 
@@ -117,6 +130,7 @@ class Window:
         self._rings = (_Ring(FINE_S, FINE_WINDOW_S), _Ring(COARSE_S, MAX_WINDOW_S))
         self._rows: OrderedDict[RowKey, int] = OrderedDict()
         """How many cells each row has; the one that has been silent for longest is the first."""
+        self._held: dict[Workload, _Held] = {}
         self._sidecars: dict[PodName, _Sidecar] = {}
         self._max_cells = max_cells
         self._max_open = max_open
@@ -228,30 +242,42 @@ class Window:
             cell = bucket.cells[key] = Sums()
             self.cells += 1
             self._rows[key] = self._rows.get(key, 0) + 1
+            held = self._held.setdefault(key.owner, _Held())
+            held.cells += 1
+            held.rows[key] = None
         self._rows.move_to_end(key)
+        self._held[key.owner].rows.move_to_end(key)
         return cell
 
     def _evict(self, spared: RowKey) -> bool:
-        victim = next((key for key in self._rows if key != spared), None)
+        own = self._held.get(spared.owner)
+        greedy = own is not None and own.cells >= self._max_cells * MAX_SHARE
+        first = own.rows if own is not None and greedy else ()
+        victim = next((key for key in chain(first, self._rows) if key != spared), None)
         if victim is None:
             return False
         for ring in self._rings:
             for bucket in ring.buckets:
                 if bucket.cells.pop(victim, None) is not None:
-                    self.cells -= 1
-        del self._rows[victim]
+                    self._let_go(victim)
         self.evicted += 1
         self.dropped += 1
         return True
 
     def _forget(self, bucket: _Bucket) -> None:
         for key in bucket.cells:
-            left = self._rows[key] - 1
-            if left:
-                self._rows[key] = left
-            else:
-                del self._rows[key]
-        self.cells -= len(bucket.cells)
+            self._let_go(key)
+
+    def _let_go(self, key: RowKey) -> None:
+        """One cell of a row is no more."""
+        held = self._held[key.owner]
+        self.cells -= 1
+        held.cells -= 1
+        self._rows[key] -= 1
+        if not self._rows[key]:
+            del self._rows[key], held.rows[key]
+        if not held.rows:
+            del self._held[key.owner]
 
 
 def _nameable(edge: EdgeKey) -> bool:

@@ -1,24 +1,19 @@
 """What the control plane asks a sidecar, and what a sidecar reports: whole sidecars, and bad ones by hand."""
 
-import random
-
 import msgspec
 import pytest
 import trio
 import trio.testing
 
-from certs.framing import read_frame, write_frame
 from mesh_api import admin
 from mesh_api.discovery import (
     MAX_ASKED,
     MAX_EDGES,
-    MAX_FRAME_BYTES,
     MAX_REPLY_PIECE,
     Applied,
     Ask,
     Goodbye,
     Held,
-    Hello,
     Page,
     Ping,
     Pong,
@@ -26,22 +21,18 @@ from mesh_api.discovery import (
     Report,
     Subscribe,
     Update,
-    Welcome,
-    decode_from_control,
-    encode_message,
 )
 from mesh_api.sidecar import Destination
 from mesh_api.stats import Direction, Edge, EdgeKind
 from mesh_control.serve import discovery_asks
-from mesh_control.serve.discovery import DiscoveryServer
 from mesh_control.serve.discovery_asks import AskFailed
 from mesh_control.serve.discovery_stream import REPORTS_AT_ONCE
 from mesh_control.serve.subscriptions import PodRef
 from mesh_proxy.discovery import stream as sidecar_stream
 from mesh_proxy.discovery.answers import Answers
 from mesh_proxy.net.addr import Addr
-from tests.support.discovery import FakeSource, control_plane, serving, streamed
-from tests.support.mesh import TRUST_DOMAIN, TestCa, identity, run, wait_until
+from tests.support.discovery import FakeSource, by_hand, control_plane, serving, streamed
+from tests.support.mesh import TestCa, identity, run, wait_until
 
 WEB = Destination(name="web", namespace="shop", port=80, addresses=("10.96.0.1",))
 API = Destination(name="api", namespace="shop", port=80, addresses=("10.96.0.2",))
@@ -225,54 +216,6 @@ def test_state_of_sidecars():
 
 
 # -- sidecars by hand --------------------------------------------------------------------------------------
-
-
-class ByHand:
-    """The sidecar's end of a stream in memory, after Welcome."""
-
-    def __init__(self, server, stream):
-        self.server = server
-        self.stream = stream
-        self.asked = []
-
-    async def say(self, message):
-        await write_frame(self.stream, encode_message(message), MAX_FRAME_BYTES)
-
-    async def hear(self, kind):
-        while True:
-            message = decode_from_control(await read_frame(self.stream, MAX_FRAME_BYTES))
-            if isinstance(message, Ping) and kind is not Ping:
-                await self.say(Pong())
-            elif isinstance(message, kind):
-                return message
-            else:
-                assert not isinstance(message, Goodbye), message
-
-
-def by_hand(test):
-    """Run `test` with a sidecar whose every message is written by it, on a clock that jumps."""
-
-    async def main():
-        server = DiscoveryServer(
-            FakeSource(),
-            lambda namespace, name: identity(name, namespace),
-            TRUST_DOMAIN,
-            random.Random(1),
-            replica="r",
-            version="0",
-            wall=trio.current_time,
-        )
-        near, far = trio.testing.memory_stream_pair()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.converse, near, identity("client"), trio.current_time() + 1e6)
-            hand = ByHand(server, far)
-            await hand.say(Hello(pod="client", namespace="shop", version="1"))
-            assert isinstance(await hand.hear(Welcome), Welcome)
-            await test(hand, nursery)
-            nursery.cancel_scope.cancel()
-        assert server.memory.held == 0
-
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
 
 
 async def failing(server, page, arguments, failures):

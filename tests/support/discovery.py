@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
+import trio.testing
 
-from mesh_api.discovery import AddressAnswer, Content, WorkloadConfig, address_key, pod_key
+from certs.framing import read_frame, write_frame
+from mesh_api.discovery import (
+    MAX_FRAME_BYTES,
+    AddressAnswer,
+    Content,
+    FromControl,
+    FromSidecar,
+    Goodbye,
+    Hello,
+    Ping,
+    Pong,
+    Welcome,
+    WorkloadConfig,
+    address_key,
+    decode_from_control,
+    encode_message,
+    pod_key,
+)
 from mesh_api.sidecar import Destination, Pod, Workload
 from mesh_control.serve.discovery import DiscoveryServer, Limits
 from mesh_control.serve.subscriptions import PodRef
@@ -17,6 +36,7 @@ from mesh_proxy.net.addr import Addr
 from mesh_proxy.settings import HostPort
 from tests.support.mesh import TRUST_DOMAIN, Sidecar, TestCa, identity, sidecar, wait_until
 
+M = TypeVar("M", bound=FromControl)
 CONTROL = identity("triomesh-control", "triomesh-system")
 QUICK = Limits(settle_s=0.05, hello_s=2.0, sync_s=2.0)
 
@@ -234,3 +254,51 @@ class Gate:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         nursery.cancel_scope.cancel()
+
+
+class ByHand:
+    """The sidecar's end of a stream in memory, after Welcome."""
+
+    def __init__(self, server: DiscoveryServer, stream: trio.abc.Stream) -> None:
+        self.server = server
+        self.stream = stream
+
+    async def say(self, message: FromSidecar) -> None:
+        await write_frame(self.stream, encode_message(message), MAX_FRAME_BYTES)
+
+    async def hear(self, kind: type[M]) -> M:
+        """The next message of a kind; pings are answered."""
+        while True:
+            message = decode_from_control(await read_frame(self.stream, MAX_FRAME_BYTES))
+            if isinstance(message, Ping) and kind is not Ping:
+                await self.say(Pong())
+            elif isinstance(message, kind):
+                return message
+            else:
+                assert not isinstance(message, Goodbye), message
+
+
+def by_hand(test: Callable[[ByHand, trio.Nursery], Awaitable[None]], version: str = "1") -> None:
+    """Run `test` with a sidecar whose every message is written by it, on a clock that jumps."""
+
+    async def main() -> None:
+        server = DiscoveryServer(
+            FakeSource(),
+            lambda namespace, name: identity(name, namespace),
+            TRUST_DOMAIN,
+            random.Random(1),
+            replica="r",
+            version="0",
+            wall=trio.current_time,
+        )
+        near, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.converse, near, identity("client"), trio.current_time() + 1e6)
+            hand = ByHand(server, far)
+            await hand.say(Hello(pod="client", namespace="shop", version=version))
+            assert isinstance(await hand.hear(Welcome), Welcome)
+            await test(hand, nursery)
+            nursery.cancel_scope.cancel()
+        assert server.memory.held == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))

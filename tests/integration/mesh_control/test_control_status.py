@@ -234,6 +234,28 @@ def test_a_write_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
     with_control(tmp_path, test)
 
 
+def test_a_defect_about_one_policy_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.status
+
+    def status(index: object, name: tuple[str, tuple[str, str]]) -> object:
+        if name[1][1] == "bad":
+            raise RuntimeError("a defect")
+        return real(index, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "status", status)
+
+    async def test(admin: Client, control: Control) -> None:
+        await web(admin)
+        await policy(admin, "bad", timeouts={"request": "2s"})
+        await until(lambda: control.writer.failed > 0)
+        await policy(admin, "good", timeouts={"request": "3s"})
+        await said(admin, "good", "Accepted", "True")
+        told = [fields for name, fields in control.notes if name == "status.failed"]
+        assert (told[0]["name"], told[0]["error"]) == ("bad", "RuntimeError: a defect")
+
+    with_control(tmp_path, test)
+
+
 def test_a_mesh_policy_says_what_it_selects(tmp_path: Path) -> None:
     async def test(admin: Client, control: Control) -> None:
         refs = [{"kind": "Deployment", "name": "none"}]

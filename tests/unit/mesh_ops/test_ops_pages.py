@@ -312,6 +312,47 @@ def test_idle_connections_make_room():
     trio.run(main)
 
 
+def test_idle_connections_cut_no_request_that_is_answered():
+    async def main():
+        go = trio.Event()
+
+        async def late(query, body):
+            await go.wait()
+            return text(200, "late")
+
+        async with running({"/late": ("GET", late)}) as addresses:
+            stream = await connect(addresses[0])
+            await stream.send_all(get("/late"))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            idle = [await connect(addresses[0]) for _ in range(2 * pages.MAX_CONNECTIONS)]
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            go.set()
+            assert (await read_response(stream))[0] == 200
+            for each in (stream, *idle):
+                await each.aclose()
+
+    trio.run(main)
+
+
+def test_requests_that_are_not_done_make_room_too(monkeypatch):
+    monkeypatch.setattr(pages, "MAX_CONNECTIONS", 4)
+
+    async def main():
+        async def never(query, body):
+            await trio.sleep_forever()
+
+        async with running({"/never": ("GET", never), "/": ROUTES["/"]}) as addresses:
+            streams = [await connect(addresses[0]) for _ in range(4)]
+            for stream in streams:
+                await stream.send_all(get("/never"))
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            assert (await ask(addresses[0], get("/")))[0] == 200
+            for stream in streams:
+                await stream.aclose()
+
+    trio.run(main)
+
+
 def test_both_families():
     async def main():
         async with running() as local, running(loopback=False) as everywhere:
