@@ -33,7 +33,10 @@ class Prometheus:
         try:
             with await trio.to_thread.run_sync(lambda: urllib.request.urlopen(url, timeout=5)):
                 return True
-        except OSError:  # also the 503 of one that starts
+        except urllib.error.HTTPError as starting:
+            starting.close()
+            return False
+        except OSError:
             return False
 
     async def query(self, text: str) -> dict[tuple[str, ...], float]:
@@ -42,7 +45,8 @@ class Prometheus:
         try:
             found = await trio.to_thread.run_sync(self._get, path)
         except urllib.error.HTTPError as exc:
-            raise AssertionError(f"{text}: {exc.read().decode()}") from None
+            with exc:
+                raise AssertionError(f"{text}: {exc.read().decode()}") from None
         return {
             tuple(value for _, value in sorted(each["metric"].items())): float(each["value"][1])
             for each in found["data"]["result"]  # type: ignore[index]
