@@ -30,9 +30,9 @@ class Env:
     origin: Origin
     quick: bool
 
-    def layout(self, mode: Mode, app_port: int | None = None) -> Layout:
-        """New ports for a pair in front of nginx, or of `app_port`."""
-        return Layout(self.directory, self.pki, mode, app_port or self.origin.port)
+    def layout(self, mode: Mode, app_port: int | None = None, policy: bool = False) -> Layout:
+        """New ports for a pair in front of nginx, or of `app_port`; `policy` as in `Layout`."""
+        return Layout(self.directory, self.pki, mode, app_port or self.origin.port, policy)
 
     @property
     def seconds(self) -> int:
@@ -58,12 +58,14 @@ class Case:
     on_direct: Callable[[Env], Awaitable[Figures]] | None = None
     on_peer: Callable[[Env, str], Awaitable[Figures]] | None = None
     most_runs: int = 1000
+    policy: bool = False
+    """Whether the pair's client side is given policies."""
 
 
 # -- HTTP/1.1 of 1 KB -------------------------------------------------------------------------------------
 
 
-def _closed_loop(connections: int) -> Case:
+def _closed_loop(connections: int, policy: bool = False) -> Case:
     async def on_pair(env: Env, pair: Pair) -> Figures:
         before = pair.cpu_s()
         result = await load.wrk(pair.layout.entry, SMALL, connections, env.seconds)
@@ -80,7 +82,7 @@ def _closed_loop(connections: int) -> Case:
         return {"p50": result.percentiles_ms[50], "p99": result.percentiles_ms[99]}
 
     return Case(
-        f"http1-1k-c{connections}",
+        f"http1-1k-c{connections}{'-policy' if policy else ''}",
         (
             Metric("", "CPU us/request"),
             Metric("rps", "requests/s", "higher"),
@@ -91,6 +93,7 @@ def _closed_loop(connections: int) -> Case:
         ),
         on_pair=on_pair,
         on_direct=on_direct,
+        policy=policy,
     )
 
 
@@ -225,6 +228,7 @@ async def _ready(env: Env, peer: str) -> Figures:
 CASES = (
     _closed_loop(1),
     _closed_loop(32),
+    _closed_loop(32, policy=True),
     _closed_loop(256),
     _fixed_rate(1000, 16),
     Case("bulk-10m-c4", _BULK_METRICS, on_pair=_bulk),

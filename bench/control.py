@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from bench.index import pod_object, service_object, slice_object
-from bench.procs import BenchError, Proc, interruptible, messages, running
+from bench.procs import BenchError, Proc, run_to_end, running
 from manifests.injection import ENVIRONMENT_VARIABLE, as_environment
 from manifests.names import CONTROL, HTTP_PORT, INJECTION_LABEL, INJECTOR, WEBHOOK_PORT
 from manifests.render import render
@@ -254,11 +254,7 @@ async def measure(services: int, each: int, seconds: float) -> None:
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=5.0, show_default=True)
 def main(services: int, endpoints: int, seconds: float) -> None:
     """Measure memory and injections of the control plane's process; it listens on its usual ports."""
-    interruptible()
-    try:
-        trio.run(measure, services, endpoints, seconds)
-    except* BenchError as group:
-        raise click.ClickException(messages(group)) from None
+    run_to_end(measure, services, endpoints, seconds)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.pki import Pki, identity
+from bench.policy import envoy_clusters, envoy_routes
 from bench.procs import BenchError
 
 _TYPE = "type.googleapis.com/envoy.extensions"
@@ -40,7 +42,7 @@ def _tls(pki: Pki, side: str, http: bool) -> dict[str, Any]:
     return config
 
 
-def _filter(http: bool) -> dict[str, Any]:
+def _filter(http: bool, routes: Sequence[Any]) -> dict[str, Any]:
     network = f"{_TYPE}.filters.network"
     config: dict[str, Any]
     if not http:
@@ -51,11 +53,10 @@ def _filter(http: bool) -> dict[str, Any]:
         }
         return {"name": "envoy.filters.network.tcp_proxy", "typed_config": config}
     router = {"@type": f"{_TYPE}.filters.http.router.v3.Router"}
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "next"}}
     config = {
         "@type": f"{network}.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
     }
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}
@@ -72,10 +73,13 @@ def _socket(name: str, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def envoy_config(pki: Pki, side: str, mode: str, listen: int, target: int, admin: int) -> dict[str, Any]:
-    """The bootstrap of the process that listens on `listen` and sends to `target`."""
+def envoy_config(
+    pki: Pki, side: str, mode: str, listen: int, target: int, admin: int, policy: bool
+) -> dict[str, Any]:
+    """The bootstrap of the process that listens on `listen` and sends to `target`; `policy`: see there."""
     http = mode == "http"
-    chain: dict[str, Any] = {"filters": [_filter(http)]}
+    everything = {"match": {"prefix": "/"}, "route": {"cluster": "next"}}
+    chain: dict[str, Any] = {"filters": [_filter(http, envoy_routes() if policy else [everything])]}
     cluster: dict[str, Any] = {
         "name": "next",
         "type": "STATIC",
@@ -99,6 +103,6 @@ def envoy_config(pki: Pki, side: str, mode: str, listen: int, target: int, admin
         "admin": {"address": _address(admin)},
         "static_resources": {
             "listeners": [{"name": "in", "address": _address(listen), "filter_chains": [chain]}],
-            "clusters": [cluster],
+            "clusters": envoy_clusters(cluster) if policy else [cluster],
         },
     }

@@ -23,6 +23,7 @@ from bench.net import accepts, answers
 from bench.origin import SMALL, body
 from bench.ours import Params
 from bench.pki import TRUST_DOMAIN, Pki, identity
+from bench.policy import HAPROXY_DEFAULTS, HAPROXY_LIMIT, HAPROXY_ROUTES, with_policy
 from bench.procs import BenchError, Proc, free_port, running, until
 from certs.credentials import ALPN_HTTP1
 from mesh_api.sidecar import (
@@ -54,12 +55,17 @@ defaults
   timeout client 600s
   timeout server 600s
   {http}
+  {policy}
 frontend in
   bind 127.0.0.1:{listen} {tls_in}
+  {routes}
   default_backend out
 backend out
   {reuse}
-  server next 127.0.0.1:{target} {tls_out}
+  server next 127.0.0.1:{target} {limit} {tls_out}
+backend out-v2
+  {reuse}
+  server next 127.0.0.1:{target} {limit} {tls_out}
 """
 
 
@@ -71,6 +77,8 @@ class Layout:
     pki: Pki
     mode: Mode
     app_port: int
+    policy: bool = False
+    """Whether the client side is given policies: see `bench.policy`. HTTP only."""
     entry: int = field(default_factory=free_port)
     """Plaintext listener of the client side."""
     mtls: int = field(default_factory=free_port)
@@ -106,6 +114,7 @@ def command(peer: str, side: Side, layout: Layout) -> list[str]:
                     layout.listens(side),
                     _target(side, layout),
                     layout.admin(side),
+                    policy=side == "client" and layout.policy,
                 )
             )
         )
@@ -173,8 +182,12 @@ def _haproxy_config(side: Side, layout: Layout) -> str:
     http = layout.mode == "http"
     if http:
         tls += " alpn http/1.1"
+    policy = side == "client" and layout.policy
     return _HAPROXY.format(
         mode=layout.mode,
+        policy=HAPROXY_DEFAULTS if policy else "",
+        routes=HAPROXY_ROUTES if policy else "",
+        limit=HAPROXY_LIMIT if policy else "",
         http="timeout http-keep-alive 600s" if http else "",
         reuse="http-reuse always" if http else "",
         listen=layout.listens(side),
@@ -201,6 +214,8 @@ def _snapshot(side: Side, layout: Layout) -> Snapshot:
     destination = Destination(
         name="server", namespace="bench", port=80, addresses=(_VIP,), protocol=protocol, endpoints=(endpoint,)
     )
+    if layout.policy:
+        destination = with_policy(destination)
     return Snapshot(workload=workload, trust_domain=TRUST_DOMAIN, destinations=(destination,))
 
 

@@ -9,12 +9,14 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import trio
 
+Errors = tuple[type[Exception], ...]
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
@@ -44,6 +46,25 @@ def messages(group: BaseExceptionGroup[BaseException]) -> str:
         text = messages(exc) if isinstance(exc, BaseExceptionGroup) else str(exc) or type(exc).__name__
         found.append(text)
     return "; ".join(found)
+
+
+def run_to_end(main: Callable[..., Awaitable[object]], *arguments: object, errors: Errors = ()) -> None:
+    """Run a benchmark; where it fails in a way that is known or is interrupted, a line says so.
+
+    Raises:
+        ClickException: BenchError or one of `errors`, or Ctrl-C.
+    """
+    interruptible()
+    known: Errors = (BenchError, *errors)
+    problem = ""
+    try:
+        trio.run(main, *arguments)
+    except* KeyboardInterrupt:
+        problem = "interrupted"
+    except* known as group:
+        problem = messages(group)
+    if problem:  # not from within, where it would become one of a group
+        raise click.ClickException(problem)
 
 
 def free_port() -> int:

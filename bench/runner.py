@@ -99,7 +99,7 @@ async def _prepare(
         on_peer = case.on_peer
         return lambda: on_peer(env, peer)
     try:
-        layout = env.layout(case.mode, free_port() if case.mode == "tcp" else None)
+        layout = env.layout(case.mode, free_port() if case.mode == "tcp" else None, case.policy)
         it = await stack.enter_async_context(pair(peer, layout))
         await check(env, it)
     except (BenchError, OSError) as exc:
