@@ -44,6 +44,8 @@ _FRAMING = frozenset(
 _OURS = "x-triomesh-"
 MAX_REGEXES = 256
 """Of one policy."""
+MAX_BACKENDS = 256
+"""Services and ports that the routes of one policy lead to: every caller's sidecar is told all of them."""
 
 
 def traffic_problems(policy: TrafficPolicy) -> Iterator[Problem]:
@@ -65,6 +67,7 @@ def traffic_problems(policy: TrafficPolicy) -> Iterator[Problem]:
             if first != path:
                 yield Problem(f"{path}.name", f"expected a name of its own, got {route.name!r}, as {first}")
         yield from _route(path, route, policy)
+    yield from _backends(spec.routes)
     yield from _regexes(spec.routes)
 
 
@@ -171,6 +174,15 @@ def _answered(path: str, route: PolicyRoute) -> Iterator[Problem]:
 
 def _match(path: str, match: Match) -> Iterator[Problem]:
     yield from _twice(f"{path}.headers", match.headers)
+
+
+def _backends(routes: Iterable[PolicyRoute]) -> Iterator[Problem]:
+    found = {(arm.service, arm.port) for route in routes for arm in route.to or ()}
+    if len(found) > MAX_BACKENDS:
+        yield Problem(
+            "spec.routes",
+            f"expected at most {MAX_BACKENDS} Services and ports that routes lead to, got {len(found)}",
+        )
 
 
 def _regexes(routes: Iterable[PolicyRoute]) -> Iterator[Problem]:

@@ -11,6 +11,8 @@ from mesh_api.policy_types import LATER_VALUES, Part
 from mesh_api.policy_values import Problem, duration, listed, meant, show
 
 LATER = "not supported yet"
+_half_a_character = re.compile("[\ud800-\udfff]").search
+"""JSON can write one as an escape; it has no bytes in UTF-8, so it could not be told to a sidecar."""
 
 
 def misshapen(value: object, wanted: inspect.Type, path: str) -> Iterator[Problem]:
@@ -157,6 +159,10 @@ def _string(value: object, wanted: inspect.StrType, what: str) -> str:
     if not isinstance(value, str):
         quote = f'; write it in quotes: "{show(value)}"' if isinstance(value, bool | int | float) else ""
         return f"expected {what}, got {show(value)}{quote}"
+    if _half_a_character(value):
+        return (
+            f"expected {what}, got {show(value)}, in which a part of a character (a surrogate) stands alone"
+        )
     if not value and wanted.min_length:
         return f"expected {what}, got an empty text"
     if wanted.max_length is not None and len(value) > wanted.max_length:

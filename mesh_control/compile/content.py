@@ -114,8 +114,12 @@ def _policy_parts(tables: Tables, service: Service, wanted: DestinationName) -> 
     def backend(name: str, port: int | None) -> str:
         key = service.namespace, name or service.name
         other = tables.service(key)
-        node = wanted.node if other is not None and other.by_node else ""
-        found = DestinationName(*key, port or wanted.port, wanted.family, node)
+        node, family = "", wanted.family
+        if other is not None:
+            node = wanted.node if other.by_node else ""
+            # Endpoints of the other family are better than none: the connection to them is the sidecar's own.
+            family = family if family in other.families else next(iter(other.families), family)
+        found = DestinationName(*key, port or wanted.port, family, node)
         return "" if key == service.key and found.port == wanted.port else str(found)
 
     return parts(policy, policies.levels, service.namespace, backend)

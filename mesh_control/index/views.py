@@ -203,7 +203,7 @@ def digests(tables: Tables, service: Service) -> dict[DestinationName, bytes]:
     found: dict[DestinationName, bytes] = {}
     policies = tables.policies.service_state(service.key)
     led = [
-        (key, other is not None and other.by_node)
+        (key, (other.by_node, other.families) if other is not None else None)
         for key, other in sorted((key, tables.service(key)) for key in tables.policies.led_from(service.key))
     ]
     for port in service.ports:

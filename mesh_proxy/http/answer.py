@@ -7,6 +7,7 @@ from http import HTTPStatus
 from mesh_proxy.base.errors import TransportError
 from mesh_proxy.http.exchange import Exchange
 from mesh_proxy.policy.answers import TEXT, Answer
+from mesh_proxy.policy.edits import Edits
 from mesh_proxy.policy.outcome import error_header
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -23,15 +24,15 @@ async def fail(x: Exchange, status: int, flag: str, detail: str) -> tuple[bool, 
     return await answer(x, _error(x, status, flag, detail)), flag, detail
 
 
-async def answer(x: Exchange, given: Answer) -> bool:
-    """Answer a request ourselves; whether the connection can carry another."""
+async def answer(x: Exchange, given: Answer, edits: Edits | None = None) -> bool:
+    """Answer a request ourselves, with `edits` of its fields; whether the connection can carry another."""
     x.status = given.status
     head = x.head
     keep = head.keep_alive and head.minor == 1 and x.body is None
     if x.view.drains and x.context.draining:
         keep = False
     try:
-        await x.down.write(_message(x, given, keep, head.method == b"HEAD"))
+        await x.down.write(_message(x, given, keep, head.method == b"HEAD", edits))
     except TransportError:
         x.down.abort()
         return False
@@ -63,15 +64,18 @@ def _error(x: Exchange, status: int, flag: str, detail: str) -> Answer:
     return Answer(status, error_field(x, flag, detail), TEXT, text.encode())
 
 
-def _message(x: Exchange, given: Answer, keep: bool, no_body: bool) -> bytes:
+def _message(x: Exchange, given: Answer, keep: bool, no_body: bool, edits: Edits | None = None) -> bytes:
     status = given.status
     bodiless = status == 204 or status == 304
-    return b"%s\r\nserver: triomesh\r\n%s%s%s%s%s\r\n%s" % (
-        status_line(status),
+    block = b"server: triomesh\r\n%s%s%s" % (
         b"content-type: %s\r\n" % given.content_type if given.content_type and not bodiless else b"",
-        b"" if bodiless else b"content-length: %d\r\n" % len(given.text),
         given.fields,
         b"x-request-id: %s\r\n" % x.request_id if x.request_id else b"",
+    )
+    return b"%s\r\n%s%s%s\r\n%s" % (
+        status_line(status),
+        block if edits is None else edits.apply(block),
+        b"" if bodiless else b"content-length: %d\r\n" % len(given.text),
         b"" if keep else b"connection: close\r\n",
         b"" if no_body or bodiless else given.text,
     )

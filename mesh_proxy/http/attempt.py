@@ -135,7 +135,7 @@ async def _attempt(
     except AttemptFailed as exc:
         reuse = exc.reuse
         exc.stale = pooled and exc.flag is Flag.UC
-        if exc.status or (exc.flag in ENDPOINT_FLAGS and not exc.stale):
+        if exc.status or (exc.flag in ENDPOINT_FLAGS and not exc.stale and not exc.innocent):
             _observe(x, cluster, endpoint, begun, exc.status)
         raise
     finally:
@@ -241,7 +241,7 @@ async def _talk(
     except PartnerGone:
         raise
     except DeadlineExceeded:
-        raise _timed_out(x, plan, interims or bool(buf)) from None
+        raise _timed_out(x, plan, up, interims or bool(buf)) from None
     except HttpError as exc:
         raise AttemptFailed(Phase.RESPONSE_STARTED, Flag.UPE, f"malformed response: {exc}") from exc
     except TransportError as exc:
@@ -257,11 +257,22 @@ async def _talk(
     return await relay(x, plan, response, buf, end, up)
 
 
-def _timed_out(x: Exchange, plan: Plan, responded: bool) -> AttemptFailed:
+def _timed_out(x: Exchange, plan: Plan, up: Conn, responded: bool) -> AttemptFailed:
     """Why no response head came in time, and whose fault it is."""
     phase = Phase.RESPONSE_STARTED if responded else Phase.SENT_NO_RESPONSE
+    body = x.body
+    # A client that expects 100 (Continue) does nothing before the endpoint has said so.
+    wait = x.head.expect_continue and body is not None and not body.size and not responded
+    client_late = body is not None and not body.done and not wait and not up.sending
+    failed = _late(x, plan, phase, client_late)
+    if client_late:
+        failed.final = failed.innocent = True  # it would be late for any other endpoint too
+    return failed
+
+
+def _late(x: Exchange, plan: Plan, phase: Phase, client_late: bool) -> AttemptFailed:
     if x.idle is not None and x.idle.fired:
-        if x.body is not None and not x.body.done:
+        if client_late:
             return _final(phase, Flag.SI, f"the client sent no byte of its request for {x.idle.idle_s:g} s")
         return AttemptFailed(phase, Flag.UT, f"no response for {x.idle.idle_s:g} s (stream idle timeout)")
     if x.deadline <= x.reactor.now or plan.per_try_s is None:

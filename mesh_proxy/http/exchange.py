@@ -40,6 +40,8 @@ class AttemptFailed(Exception):
         """The connection can carry another request."""
         self.stale = False
         """A pooled connection had died: the endpoint is not to blame."""
+        self.innocent = False
+        """The endpoint could not answer: the client had not sent its whole request."""
         self.pause_s = -1.0
         """How long to wait before the next attempt, if that is decided already."""
 

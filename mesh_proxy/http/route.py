@@ -29,10 +29,7 @@ async def answer_by_route(x: Exchange, plan: Plan) -> Outcome:
         if outcome is not None:
             return outcome
     given = plan.answer(x.head.target, x.head.host)
-    edits = plan.response_edits
-    if edits is not None:
-        given = Answer(given.status, edits.apply(given.fields), given.content_type, given.text)
-    return await answer(x, given), "", ""
+    return await answer(x, given, plan.response_edits), "", ""
 
 
 async def inject(x: Exchange, plan: Plan, fault: Fault) -> Outcome | None:

@@ -63,7 +63,7 @@ class Strikes:
         self.until = float("-inf")
         """End of the present ejection; then it may be probed."""
         self.probe_at = float("inf")
-        """When the present probe began."""
+        """When the latest probe began, if it is under way."""
         self.returned_at = float("-inf")
         self.row = 0
         """Ejections in a row."""

@@ -73,7 +73,7 @@ def dropper(names: Iterable[str]) -> Callable[[bytes], bytes]:
     return apply
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # by names that policies have: a request asks for as many as one destination has
 def _finder(name: bytes) -> Callable[[bytes], list[bytes]]:
     return re.compile(rb"(?:\A|\n)(?i:" + re.escape(name) + rb"):[\t ]*+([^\r]*+)").findall
 

@@ -21,7 +21,7 @@ _FORMS = tuple(
         rb"[A-Z][a-z]{2} " + _MONTH + rb" (?P<day>[ 0-9][0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",
     )
 )
-_seconds = re.compile(rb"[0-9]{1,9}").fullmatch
+_seconds = re.compile(rb"[0-9]+").fullmatch
 
 
 def http_date(text: bytes, now_unix: float) -> float | None:

@@ -4,7 +4,8 @@ Two mechanisms, one after the other. The balancer's penalty (balance.py) is imme
 one failure others are preferred for a moment. Ejection, here, needs failures in a row, lasts longer, and is
 hard: balancers only get `eligible`, which has no ejected endpoint. When the ejection's time is over, the
 endpoint is not back yet: `probe` hands it to one request at a time, whatever its penalty, and only a success
-of that one returns it; a failure ejects it anew for longer. The success also clears the penalty, in the
+returns it; a failure ejects it anew for longer. A probe that lasts as long as an ejection (a stream) is
+joined by another. The success also clears the penalty, in the
 balancer, so a returned endpoint starts fresh.
 
     if now >= outliers.due and (endpoint := outliers.probe(tried, now)): use it
@@ -64,12 +65,12 @@ class Outliers(Generic[E]):
         return tuple(self._ejected)
 
     def probe(self, tried: Collection[E], now: float) -> E | None:
-        """An endpoint whose ejection is over and that nobody probes yet; the caller is its probe now."""
+        """An endpoint whose ejection is over and that nobody probes of late; the caller is its probe now."""
         if now < self.due:
             return None
         for endpoint in self._ejected:
             strikes = endpoint.strikes
-            if strikes is None or strikes.probe_at != NEVER or strikes.until > now or endpoint in tried:
+            if strikes is None or self._due_at(strikes) > now or endpoint in tried:
                 continue
             strikes.probe_at = now
             self._set_due()
@@ -85,7 +86,7 @@ class Outliers(Generic[E]):
             strikes = endpoint.strikes = Strikes()
         failed = self._counts(status)
         if strikes.ejected:
-            if begun >= strikes.probe_at:
+            if begun >= strikes.until:
                 self._probed(endpoint, strikes, failed, now)
         elif begun > strikes.ejected_at:  # what was under way at an ejection has had its consequence
             if failed:
@@ -179,5 +180,10 @@ class Outliers(Generic[E]):
         self._set_due()
 
     def _set_due(self) -> None:
-        waiting = [e.strikes.until for e in self._ejected if e.strikes and e.strikes.probe_at == NEVER]
-        self.due = min(waiting, default=NEVER)
+        self.due = min((self._due_at(e.strikes) for e in self._ejected if e.strikes), default=NEVER)
+
+    def _due_at(self, strikes: Strikes) -> float:
+        """When the next probe may begin."""
+        if strikes.probe_at == NEVER:
+            return strikes.until
+        return strikes.probe_at + self._spec.base_ejection_s

@@ -9,6 +9,7 @@ import trio
 
 from mesh_proxy.base.errors import TransportError
 from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.breaker import Breaker
 from mesh_proxy.pool.endpoint import Endpoint
 
@@ -64,16 +65,17 @@ class Connections:
             endpoint.give(conn)
             return
         conn.partner = None
-        if self.waiting[0].endpoint is not endpoint:
-            conn.bye()  # its place goes to the next, who wants another endpoint
+        if self.waiting[0].endpoint is not endpoint or conn.expires <= conn.reactor.now:
+            conn.bye()  # its place goes to the next, who wants another endpoint or needs a new one
             return
         conn.fresh = False
+        conn.deadline = NEVER  # it was that of the exchange before
         waiter = self.waiting.popleft()
         waiter.conn = conn
         waiter.event.set()
 
     def take_over(self, endpoint: Endpoint) -> None:
-        """Count the idle connections of an endpoint that has come from another cluster."""
+        """Count the idle connections that an endpoint has from one of another cluster."""
         for conn in list(endpoint.idle):
             if self._breaker.connect():
                 endpoint.drop_idle(conn)

@@ -73,6 +73,20 @@ class Endpoint(EndpointState):
         conn.set_deadline(self.idle_s)
         self.idle[conn] = None
 
+    def succeed(self, before: Endpoint) -> None:
+        """Take over from the same endpoint in a cluster that is gone, which is retired.
+
+        Its idle connections and what the balancer has learned come along. What is still under way there
+        ends there, so it disturbs neither limits nor ejections here.
+        """
+        self.ewma_s, self.ewma_at = before.ewma_s, before.ewma_at
+        self.penalty_until, self.failures = before.penalty_until, before.failures
+        self.since = before.since
+        self.idle, before.idle = before.idle, {}
+        for conn in self.idle:
+            conn.idle_in = self
+        before.retire()
+
     def drop_idle(self, conn: Conn) -> None:
         self.idle.pop(conn, None)
         conn.bye()

@@ -150,7 +150,9 @@ class Service:
         """What a request does; None if no route matches it. Asked where `plan` is None."""
         if self._router is None:
             return None
-        rule = self._router.match(head.method, head.target, partial(field, head.block))
+        # What Connection names goes no further than here, so no route may go by it.
+        block = head.forward_block() if head.nominated else head.block
+        rule = self._router.match(head.method, head.target, partial(field, block))
         return self._plans[rule] if rule is not None else None
 
     # -- routes -------------------------------------------------------------------------------------------
@@ -201,13 +203,15 @@ class Service:
         if not dest.routes or self._whole:
             names[""] = None
         spare: dict[EndpointKey, Endpoint] = {}
-        """What clusters have had that are no more: their endpoints go on in new ones."""
-        for name in [name for name in self.clusters if name not in names]:
-            spare.update(_keyed(self.clusters.pop(name).endpoints))
+        """What clusters have had that are no more: it goes on in new ones."""
+        gone = [self.clusters.pop(name) for name in list(self.clusters) if name not in names]
+        for cluster in gone:
+            spare.update(_keyed(cluster.endpoints))
         for name in names:
             self._update_cluster(name, dest, make, spare)
-        for endpoint in spare.values():
-            endpoint.retire()
+        for cluster in gone:
+            for endpoint in cluster.endpoints:
+                endpoint.retire()
 
     def _update_cluster(
         self, name: str, dest: Destination, make: MakeEndpoint, spare: dict[EndpointKey, Endpoint]
@@ -226,12 +230,12 @@ class Service:
             key = (peer_of(spec), spec.workload, spec.weight)
             endpoint = old.pop(key, None) or new.get(key)
             if endpoint is None:
-                endpoint = spare.pop(key, None)
-                if endpoint is not None:
-                    cluster.connections.take_over(endpoint)
-            if endpoint is None:
                 endpoint = make(spec)
-                if started:
+                before = spare.pop(key, None)
+                if before is not None:
+                    endpoint.succeed(before)
+                    cluster.connections.take_over(endpoint)
+                elif started:
                     endpoint.since = endpoint.dialer.reactor.now
             endpoint.idle_s = settings.timeouts.pool_idle_s
             new[key] = endpoint

@@ -230,11 +230,9 @@ async def test_endpoints_go_on_in_subsets_that_are_new() -> None:
     apps = handlers(App(b"1"), App(b"2"))
     async with policy_mesh(apps, settings=settings(), subsets=subsets) as m:
         assert (await m.bodies(20)).keys() == {b"1", b"2"}
-        endpoints = set(m.cluster().endpoints)
         opened = m.client.metric("triomesh_upstream_connections_opened_total")
         m.change(routes=(to("v1", "v2"),))
         assert (await m.bodies(40)).keys() == {b"1", b"2"}
-        assert {*m.cluster("v1").endpoints, *m.cluster("v2").endpoints} == endpoints
         assert m.client.metric("triomesh_upstream_connections_opened_total") == opened
         assert m.cluster("v1").breaker.connections == 1
 

@@ -1,4 +1,4 @@
-"""Whatever happens: somebody is always eligible, the share is kept, and no endpoint has two probes."""
+"""Whatever happens: somebody is always eligible, the share is kept, probes of an endpoint are far apart."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mesh_api.traffic import Outliers as Spec
 from mesh_proxy.policy.balance import EndpointState
-from mesh_proxy.policy.outlier import Outliers
+from mesh_proxy.policy.outlier import NEVER, Outliers
 
 STATUSES = st.sampled_from([0, 200, 404, 500, 500, 500, 503, 503, None])
 
@@ -37,7 +37,8 @@ class OutlierMachine(RuleBasedStateMachine):
         if endpoint is not None:
             assert endpoint in self.outliers.ejected
             assert endpoint.strikes.until <= self.now
-            assert not any(endpoint is other for other, _ in self.probes)
+            latest = max((begun for other, begun in self.probes if endpoint is other), default=-NEVER)
+            assert self.now - latest >= self.spec.base_ejection_s, "one that lasts is joined by another"
             self.probes.append((endpoint, self.now))
 
     @precondition(lambda self: self.open)
@@ -54,6 +55,10 @@ class OutlierMachine(RuleBasedStateMachine):
     def a_probe_ends(self, choice, status):
         endpoint, begun = self.probes.pop(choice % len(self.probes))
         before = self.outliers.ejections
+        if endpoint in self.outliers.ejected and begun < endpoint.strikes.until:
+            self.end(endpoint, begun, status)
+            assert endpoint in self.outliers.ejected, "another probe has failed since"
+            return
         self.end(endpoint, begun, status)
         if status in (200, 404):
             assert endpoint not in self.outliers.ejected

@@ -7,10 +7,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh_api.discovery import Resource, encode_content, read_content
 from mesh_api.policy import MAX_PROBLEMS, read_policy
 from mesh_api.policy_types import MeshPolicy, TrafficPolicy
 from mesh_api.policy_values import duration, duration_text
-from mesh_api.sidecar import Destination, check_destination
+from mesh_api.sidecar import Destination
 from mesh_control.compile.native import parts
 from mesh_control.index.levels import Levels
 from mesh_proxy.policy.routing import Caller, Router
@@ -22,7 +23,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 TEXT = st.text(max_size=12) | st.sampled_from(
-    ["/", "/a", "/a b", "/ä", "a", "[a-z]+", "(", "x-a", "Host", "v1", "1s"]
+    ["/", "/a", "/a b", "/ä", "a", "[a-z]+", "(", "x-a", "Host", "v1", "1s", "\ud800"]
 )
 
 
@@ -81,7 +82,8 @@ def test_a_changed_policy_is_read_or_refused_and_what_is_read_sidecars_take(obj:
         retries=made.retries,
         budget=made.budget,
     )
-    assert list(check_destination("$", destination, "cluster.local")) == []
+    told = Resource("destination/bookshop/reviews:9080", "1", encode_content(destination))
+    assert read_content(told, "cluster.local") == destination
     Router(made.routes, Caller("bookshop", "web", {"app": "web"}))
 
 

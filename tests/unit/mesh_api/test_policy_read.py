@@ -188,6 +188,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
         f"spec.retries.retryOn[0]: expected {CONDITIONS}, got '50x'; did you mean '5xx'?",
     ),
     (
+        {"routes": [{"to": [{"service": f"s{n}"}]} for n in range(257)]},
+        "spec.routes: expected at most 256 Services and ports that routes lead to, got 257",
+    ),
+    (
         {"routes": [{"match": [{"path": {"regex": "("}}], "to": [{}]}] * 257},
         "spec.routes: expected at most 256 regular expressions in one policy, got 257",
     ),
@@ -224,6 +228,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         route(fault={"abort": {"percent": 5}}),
         "spec.routes[0].fault.abort.status: expected a value, got none",
+    ),
+    # what has no bytes in UTF-8
+    (
+        {"routes": [{"respond": {"status": 200, "body": "a\ud800"}}]},
+        "spec.routes[0].respond.body: expected text, got 'a\\ud800', in which a part of a character",
+    ),
+    (
+        route(match=[{"query": {"\udcff": {"present": True}}}]),
+        "spec.routes[0].match[0].query: expected a parameter's name, got '\\udcff', in which",
     ),
     # not yet
     (

@@ -198,6 +198,7 @@ def test_an_arm_leads_to_another_service_of_the_same_family():
     assert route.to == (WeightedTarget(destination="shop/api:80"), WeightedTarget())
     assert led_to(web(found)) == (API,)
     six = cluster(traffic_policy("p", routes=arms({"service": "api"})), ips=("10.9.0.1", "fd09::1"))
+    six.put("Service", service("api", "10.9.0.2", "fd09::2"))
     assert web(six, "shop/web:80/ipv6").routes[0].to[0].destination == "shop/api:80/ipv6"
 
 
@@ -227,6 +228,20 @@ def test_an_arm_to_a_service_that_differs_by_node():
     changes = found.index.delete("TrafficPolicy", "shop", "p")
     assert {f"{WEB}/ipv4/n1", "address/10.9.0.1:80"} <= changes.keys
     assert web(found, "shop/web:80/ipv4/n1") is None
+
+
+def test_an_arm_to_a_service_of_the_other_family():
+    """Who came by IPv6 is led to a Service that has IPv4 only, as long as it has."""
+    found = cluster(traffic_policy("p", routes=arms({"service": "api"})), ips=("10.9.0.1", "fd00::9:1"))
+
+    def leads(name):
+        return web(found, name).routes[0].to[0].destination
+
+    assert leads("shop/web:80") == "shop/api:80"
+    assert leads("shop/web:80/ipv6") == "shop/api:80"
+    changes = found.put("Service", service("api", "10.9.0.2", "fd00::9:2"))
+    assert {f"{WEB}/ipv6", f"{API}/ipv6"} <= changes.keys
+    assert leads("shop/web:80/ipv6") == "shop/api:80/ipv6"
 
 
 @pytest.mark.parametrize(("service_name", "why"), [("none", "There is no Service shop/none"), ("out", "TCP")])

@@ -86,11 +86,36 @@ def test_one_probe_at_a_time_decides():
     assert outliers.probe((), 129.9) is None
     assert outliers.probe((among[0],), 130.0) is None
     assert outliers.probe((), 130.0) is among[0]
-    assert outliers.due == NEVER
-    assert outliers.probe((), 1000.0) is None
+    assert outliers.due == 160.0
+    assert outliers.probe((), 159.9) is None
     assert among[0] not in outliers.eligible
     attempt(outliers, among[0], 200, 131.0, begun=130.0)
     assert outliers.eligible == among
+    assert not outliers.ejected
+
+
+def test_a_probe_that_lasts_does_not_keep_its_endpoint_out():
+    among, outliers = cluster()
+    fail(outliers, among[0], 100.0)
+    assert outliers.probe((), 130.0) is among[0]
+    assert outliers.probe((), 160.0) is among[0], "the first is a stream, say"
+    outliers.release(among[0], 130.0)
+    assert outliers.probe((), 170.0) is None, "the second is still under way"
+    attempt(outliers, among[0], 200, 171.0, begun=160.0)
+    assert outliers.eligible == among
+
+
+def test_a_late_verdict_of_an_earlier_probe():
+    among, outliers = cluster()
+    fail(outliers, among[0], 100.0)
+    for begun in (130.0, 160.0):
+        assert outliers.probe((), begun) is among[0]
+    attempt(outliers, among[0], 500, 165.0, begun=160.0)
+    attempt(outliers, among[0], 200, 166.0, begun=130.0)
+    assert outliers.ejected == (among[0],), "a later one has failed since"
+    assert outliers.probe((), 225.0) is among[0]
+    assert outliers.probe((), 255.0) is among[0]
+    attempt(outliers, among[0], 200, 256.0, begun=225.0)
     assert not outliers.ejected
 
 

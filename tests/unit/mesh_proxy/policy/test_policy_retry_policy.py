@@ -156,7 +156,8 @@ def test_a_short_year_is_within_fifty_years():
         (b" 120 ", 120.0),
         (b"-1", None),
         (b"1.5", None),
-        (b"1" * 10, None),
+        (b"1" * 10, 1_111_111_111.0),
+        (b"9" * 400, float("inf")),
         (b"Sun Nov  6 08:49:30 1994", 0.0),
     ],
 )
