@@ -2,14 +2,16 @@
 #   /opt/triomesh/bin/triomesh-control, triomesh-proxy, triomesh-netinit
 # It is built from the base image, the Python index (wheels with hashes) and Debian's archive (two packages, which a
 # base image may bring instead; then the archive is not asked), and nothing else. `--build-arg PIP_INDEX_URL=...`
-# names another index, `--build-arg BASE=...` another base image.
+# names another index, `--build-arg BASE=...` another base image, `--secret id=pip.conf,src=FILE` gives pip what
+# must not stay in an image.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 ARG PIP_INDEX_URL
 COPY requirements/runtime.txt /src/requirements.txt
 # Wheels only: no compiler is here, and no package's code runs while it is installed.
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python -m pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes --no-deps \
       --only-binary=:all: --target /opt/triomesh/lib --requirement /src/requirements.txt
 COPY mesh_api /opt/triomesh/lib/mesh_api
 COPY mesh_ops /opt/triomesh/lib/mesh_ops
@@ -22,15 +24,17 @@ RUN python /src/image-root /opt/triomesh
 
 FROM ${BASE}
 # iptables for netinit, libnghttp2 for the sidecar. The base image's byte code is missing, and a read-only root
-# could never add it.
+# could never add it; what pip's own run leaves depends on the times of files, which a builder may change.
 RUN if ! dpkg-query --show iptables libnghttp2-14 >/dev/null 2>&1; then \
       apt-get update \
       && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends iptables libnghttp2-14 \
-      && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log; \
+      && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb \
+           /var/log/apt /var/log/dpkg.log; \
     fi \
+ && stdlib="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
- && python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-      "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+ && rm -rf "$stdlib/ensurepip" \
+ && python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$stdlib" \
  && groupadd --gid 1337 triomesh \
  && useradd --uid 1337 --gid 1337 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin triomesh
 COPY --from=build /opt/triomesh /opt/triomesh

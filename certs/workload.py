@@ -87,6 +87,8 @@ async def _make_key(fd: int) -> str:
     """Have a child write a new key to `fd`; returns its CSR in PEM. The child is gone when this returns."""
     # By path, not -m: that works from any directory. -P: what lies beside it shadows nothing.
     command = [sys.executable, "-P", str(Path(__file__).with_name("keygen.py")), "--key-fd", str(fd)]
+    # The libraries may lie beside this package, where only the start script looks for them (the image).
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     try:
         with trio.fail_after(KEYGEN_DEADLINE_S):
             done = await trio.run_process(
@@ -96,6 +98,7 @@ async def _make_key(fd: int) -> str:
                 capture_stderr=True,
                 check=False,
                 pass_fds=(fd,),
+                env=env,
                 deliver_cancel=_kill,
             )
     except trio.TooSlowError:

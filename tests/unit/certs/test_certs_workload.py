@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trio
@@ -102,6 +103,13 @@ async def test_a_failing_child_is_an_error_of_ours(monkeypatch, tmp_path):
         await obtain(LocalSigner(), DOMAIN)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(KeygenError, match="exit code 1"):
+        await obtain(LocalSigner(), DOMAIN)
+    # The image has its libraries where no Python looks by itself.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "path=$PYTHONPATH" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(KeygenError, match=f"path={Path(workload.__file__).parents[1]}"):
         await obtain(LocalSigner(), DOMAIN)
     assert not _descriptors()
 

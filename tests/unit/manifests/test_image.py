@@ -1,5 +1,6 @@
 """The image's recipe, as far as it can be known without building it."""
 
+import py_compile
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh_api.version import VERSION
+from mesh_local.lifecycle.prefix import _UNUSED
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("mesh_api", "mesh_ops", "mesh_proxy", "mesh_control", "injector", "certs")
@@ -74,6 +76,9 @@ def test_the_last_stage_has_no_tools_and_no_root() -> None:
     assert not re.search(r"gcc|build-essential|\bgit\b|curl", steps)
     assert [rest for name, rest in final if name == "USER"] == ["1337:1337"]
     assert [rest for name, rest in build if "--require-hashes" in rest and "--only-binary=:all:" in rest]
+    # What pip compiles would depend on the times of files.
+    assert [rest for name, rest in build if "pip install" in rest and "--no-compile" in rest]
+    assert "ensurepip" in steps
 
 
 def test_versions_agree() -> None:
@@ -101,6 +106,34 @@ def test_image_root_makes_programs_that_start(prefix: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "apply" in done.stdout
     assert list((prefix / "lib" / "mesh_proxy").glob("__pycache__/app.*.pyc"))
+
+
+def test_image_root_leaves_out_what_nothing_imports(prefix: Path) -> None:
+    lib = prefix / "lib"
+    unused = ("bin/idna", "aiohttp/web.py", "kubernetes/aio/x.py", "kubernetes/client/models/v1_pod.py")
+    needed = ("kubernetes/client/models/__init__.py", "kubernetes/client/configuration.py", "idna/core.py")
+    for name in (*unused, *needed):
+        (lib / name).parent.mkdir(parents=True, exist_ok=True)
+        (lib / name).touch()
+        assert name.startswith("bin/") or bool(_UNUSED.match(name)) == (name in unused), (
+            "the local cluster differs"
+        )
+    subprocess.run([sys.executable, ROOT / "scripts" / "image-root", prefix], check=True, timeout=60)
+    assert not [name for name in unused if (lib / name).exists()]
+    assert not [name for name in needed if not (lib / name).exists()]
+
+
+def test_image_root_sets_modes_and_byte_code_that_needs_no_times(prefix: Path) -> None:
+    app = prefix / "lib" / "mesh_proxy" / "app.py"
+    app.chmod(0o600)
+    app.parent.chmod(0o777)
+    py_compile.compile(str(app))  # by its time, as pip does it
+    subprocess.run([sys.executable, ROOT / "scripts" / "image-root", prefix], check=True, timeout=60)
+    assert app.stat().st_mode & 0o777 == 0o644
+    assert app.parent.stat().st_mode & 0o777 == 0o755
+    (compiled,) = (app.parent / "__pycache__").glob("app.*.pyc")
+    flags = int.from_bytes(compiled.read_bytes()[4:8], "little")  # PEP 552
+    assert flags == 1, "expected byte code that is bound to a hash and not checked"
 
 
 def test_image_root_says_what_is_missing(tmp_path: Path) -> None:
