@@ -166,7 +166,8 @@ def exercise(kind, obj, old):
         assert invalid(kind.kind, kind.group, "x", errors).code == 422
     # Scale paths and embedded resources are checked as on create.
     again = [e for e in kind.validate_update(copy(obj), obj) if not e.field.startswith(".")]
-    assert [e for e in again if "must not be empty" not in e.detail] == []
+    of_embedded = ("must not be empty", "some validation rules were not checked")
+    assert [e for e in again if not any(words in e.detail for words in of_embedded)] == []
     assert len(kind.row(obj, NOW)) == len(kind.columns)
 
 

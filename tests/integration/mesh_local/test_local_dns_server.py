@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import asynccontextmanager
 
 import dns.message
@@ -27,16 +28,21 @@ def index():
 async def running(index=index):
     """The address of a server on one free port, UDP and TCP."""
     with trio.fail_after(20):
-        udp = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
-        await udp.bind(("127.0.0.1", 0))
-        tcp = trio.socket.socket()
-        await tcp.bind(udp.getsockname())
-        tcp.listen()
-        async with trio.open_nursery() as nursery:
-            with udp, tcp:
-                nursery.start_soon(serve, [udp], [trio.SocketListener(tcp)], index)
-                yield udp.getsockname()
-                nursery.cancel_scope.cancel()
+        while True:
+            with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as udp, trio.socket.socket() as tcp:
+                await udp.bind(("127.0.0.1", 0))
+                try:
+                    await tcp.bind(udp.getsockname())
+                except OSError as exc:
+                    if exc.errno != errno.EADDRINUSE:
+                        raise
+                    continue  # free for UDP is not free for TCP: another one
+                tcp.listen()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(serve, [udp], [trio.SocketListener(tcp)], index)
+                    yield udp.getsockname()
+                    nursery.cancel_scope.cancel()
+                return
 
 
 async def ask_udp(address, wire=QUERY):
