@@ -18,9 +18,11 @@ from mesh_api.discovery import ALPN_DISCOVERY
 
 ALPN_HTTP1 = "triomesh-h1"
 """HTTP/1.1 inside."""
+ALPN_HTTP2 = "triomesh-h2"
+"""HTTP/2 inside."""
 ALPN_TCP = "triomesh-tcp"
 """Opaque bytes inside."""
-ALPN_ALL = (ALPN_HTTP1, ALPN_TCP)
+ALPN_ALL = (ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP)
 
 MAX_PEM_CHARS = 192 * 1024
 MAX_ROOTS = 32

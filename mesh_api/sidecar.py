@@ -37,6 +37,9 @@ class Protocol(enum.Enum):
 
     AUTO = "auto"
     HTTP = "http"
+    """Either version, as the client speaks."""
+    HTTP2 = "http2"
+    """Endpoints speak HTTP/2; requests of HTTP/1.1 clients are converted."""
     TCP = "tcp"
 
 

@@ -82,9 +82,19 @@ class Outliers(Message, frozen=True):
     """Below this share of endpoints in use nothing is ejected and ejected ones are used."""
 
 
+class HttpVersion(enum.Enum):
+    """What endpoints are asked in."""
+
+    CLIENT = ""
+    """As the port is declared, else as the client speaks."""
+    HTTP1 = "1.1"
+    HTTP2 = "2"
+
+
 class Settings(Message, frozen=True):
     """How the endpoints of a destination, or of one subset, are used."""
 
+    http_version: HttpVersion = HttpVersion.CLIENT
     timeouts: Timeouts = Timeouts()
     algorithm: Algorithm = Algorithm.LEAST_LATENCY
     warmup_s: Seconds | None = None
