@@ -89,7 +89,11 @@ def prepare_node(families: tuple[Family, ...]) -> None:
     """
     _quiet(families)
     _sysctl("ipv4/ip_forward", "1")
-    _sysctl("ipv4/icmp_ratelimit", "0")  # a refused connection is to be refused every time, at once
+    # A refused connection is to be refused every time, at once.
+    _sysctl("ipv4/icmp_ratelimit", "0")
+    for limit in ("ipv4/icmp_msgs_per_sec", "ipv4/icmp_msgs_burst"):
+        if (_SYSCTL / limit).exists():  # on older kernels it is the machine's, not a namespace's
+            _sysctl(limit, "1000000")
     if any(family.version == 6 for family in families):
         _sysctl("ipv6/conf/all/forwarding", "1")
         _sysctl("ipv6/icmp/ratelimit", "0")

@@ -93,7 +93,7 @@ def test_what_cannot_be_served_is_refused_at_once(tmp_path):
                 sock = await open_udp(client.netns, source, 0)
                 with sock:
                     await sock.connect((vip, 53))
-                    for _ in range(20):
+                    for _ in range(200):
                         await sock.send(b"?")
                         with pytest.raises(ConnectionRefusedError):
                             await sock.recv(1)
