@@ -1,15 +1,17 @@
 # The image of control plane, sidecar and network init:
 #   /opt/triomesh/bin/triomesh-control, triomesh-proxy, triomesh-netinit
-# It is built from the base image, the Python index (wheels with hashes) and Debian's archive (two packages, which a
-# base image may bring instead; then the archive is not asked), and nothing else. `--build-arg PIP_INDEX_URL=...`
+# It is built from the base image, the Python index (wheels with hashes) and Debian's archive (a few packages, which
+# a base image may bring instead; then the archive is not asked), and nothing else. `--build-arg PIP_INDEX_URL=...`
 # names another index, `--build-arg BASE=...` another base image, `--secret id=pip.conf,src=FILE` gives pip what
 # must not stay in an image.
 ARG BASE=python:3.11-slim-bookworm
+# What the first stage begins with: the same Python, and a compiler where the archive shall not be asked.
+ARG BUILD_BASE=${BASE}
 
-FROM ${BASE} AS build
+FROM ${BUILD_BASE} AS build
 ARG PIP_INDEX_URL
 COPY requirements/runtime.txt /src/requirements.txt
-# Wheels only: no compiler is here, and no package's code runs while it is installed.
+# Wheels only: no package's code runs while it is installed.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes --no-deps \
       --only-binary=:all: --target /opt/triomesh/lib --requirement /src/requirements.txt
@@ -20,6 +22,16 @@ COPY mesh_control /opt/triomesh/lib/mesh_control
 COPY injector /opt/triomesh/lib/injector
 COPY certs /opt/triomesh/lib/certs
 COPY scripts/image-root /src/image-root
+# The HTTP/2 engine's module; what compiles it stays in this stage.
+COPY setup.py /src/setup.py
+RUN if ! dpkg-query --show gcc libc6-dev libnghttp2-dev >/dev/null 2>&1; then \
+      apt-get update \
+      && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends gcc libc6-dev libnghttp2-dev; \
+    fi \
+ && cd /opt/triomesh/lib \
+ && TRIOMESH_NATIVE=required CFLAGS="-Wall -Wextra -Werror" PYTHONPATH=/opt/triomesh/lib \
+      python /src/setup.py --quiet build_ext --inplace \
+ && rm -rf build
 RUN python /src/image-root /opt/triomesh
 
 FROM ${BASE}

@@ -11,11 +11,14 @@ help: ## show the targets
 
 setup: .venv/ready ## install system and Python dependencies
 
-.venv/ready: requirements/dev.txt scripts/system-packages pyproject.toml
+# A build of our own is strict: it must succeed, without a warning.
+NATIVE := mesh_proxy/wire/http2/native
+.venv/ready: requirements/dev.txt scripts/system-packages pyproject.toml setup.py $(wildcard $(NATIVE)/*.[ch]) $(NATIVE)/build.py
 	scripts/system-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	TRIOMESH_NATIVE=required CFLAGS="-Wall -Wextra -Werror" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	touch $@
 
 lint: setup ## ruff, mypy --strict, import contracts
@@ -40,9 +43,9 @@ bench: setup ## benchmarks beside Envoy and HAProxy
 	scripts/system-packages bench
 	$(BIN)/python -m bench
 
-soak: setup ## long runs: an hour of mixed traffic by default (SOAK_S=seconds)
+soak: setup ## ten minutes of mixed traffic while configuration and endpoints change (SOAK_S=seconds)
 	scripts/system-packages bench
-	$(BIN)/python -m bench.soak
+	GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m bench.soak
 
 lock: setup ## resolve the dependency locks anew
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
@@ -51,5 +54,5 @@ lock: setup ## resolve the dependency locks anew
 	  --allow-unsafe --strip-extras --extra local --extra dev -o requirements/dev.txt pyproject.toml
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info $(NATIVE)/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

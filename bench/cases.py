@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,9 +11,20 @@ import trio
 
 from bench import load
 from bench.clients import HandshakeResult, RateResult
-from bench.net import answers
-from bench.origin import BULK, SIZES, SMALL, Origin
-from bench.peers import Layout, Mode, Pair, alpn, command, is_ready, one_side
+from bench.modes import Mode
+from bench.origin import BULK, GRPC_FIELDS, SIZES, SMALL, UNARY, Origin
+from bench.peers import (
+    ENVOY,
+    HAPROXY,
+    HYPER,
+    Layout,
+    Pair,
+    alpn,
+    command,
+    is_ready,
+    is_right,
+    one_side,
+)
 from bench.pki import Pki
 from bench.procs import BenchError, running, until
 from bench.report import Metric
@@ -30,9 +41,17 @@ class Env:
     origin: Origin
     quick: bool
 
-    def layout(self, mode: Mode, app_port: int | None = None, policy: bool = False) -> Layout:
-        """New ports for a pair in front of nginx, or of `app_port`; `policy` as in `Layout`."""
-        return Layout(self.directory, self.pki, mode, app_port or self.origin.port, policy)
+    def layout(
+        self, mode: Mode, app_port: int | None = None, policy: bool = False, destinations: int = 1
+    ) -> Layout:
+        """New ports for a pair in front of the mode's origin, or of `app_port`; the rest as in `Layout`."""
+        port = app_port or self.origin_port(mode)
+        return Layout(self.directory, self.pki, mode, port, policy, destinations)
+
+    def origin_port(self, mode: Mode) -> int:
+        """Where the origin of a mode is; that of opaque TCP speaks HTTP/1.1."""
+        origin = self.origin
+        return {"http2": origin.http2, "grpc": origin.grpc}.get(mode, origin.port)
 
     @property
     def seconds(self) -> int:
@@ -61,8 +80,23 @@ class Case:
     policy: bool = False
     """Whether the pair's client side is given policies."""
 
+    def among(self, peers: Sequence[str]) -> list[str]:
+        """Those of `peers` that this case is for."""
+        http2 = self.mode in ("http2", "grpc")
+        return [peer for peer in peers if peer == ENVOY or peer == (HYPER if http2 else HAPROXY)]
+
 
 # -- HTTP/1.1 of 1 KB -------------------------------------------------------------------------------------
+
+
+_LOAD_METRICS = (
+    Metric("", "CPU us/request"),
+    Metric("rps", "requests/s", "higher"),
+    Metric("p50", "ms"),
+    Metric("p99", "ms"),
+    Metric("added_p50", "ms"),
+    Metric("added_p99", "ms"),
+)
 
 
 def _closed_loop(connections: int, policy: bool = False) -> Case:
@@ -83,14 +117,7 @@ def _closed_loop(connections: int, policy: bool = False) -> Case:
 
     return Case(
         f"http1-1k-c{connections}{'-policy' if policy else ''}",
-        (
-            Metric("", "CPU us/request"),
-            Metric("rps", "requests/s", "higher"),
-            Metric("p50", "ms"),
-            Metric("p99", "ms"),
-            Metric("added_p50", "ms"),
-            Metric("added_p99", "ms"),
-        ),
+        _LOAD_METRICS,
         on_pair=on_pair,
         on_direct=on_direct,
         policy=policy,
@@ -120,6 +147,32 @@ def _fixed_rate(rps: int, connections: int) -> Case:
         on_pair=on_pair,
         on_direct=on_direct,
     )
+
+
+# -- HTTP/2 -----------------------------------------------------------------------------------------------
+
+
+def _streams(mode: Mode) -> Case:
+    async def run(env: Env, port: int) -> load.H2Result:
+        log = env.directory / f"h2load-{port}.log"
+        if mode == "http2":
+            return await load.h2load(port, SMALL, log, env.seconds)
+        options = [f"-d{env.origin.message}", *(f"-H{line}" for line in GRPC_FIELDS)]
+        return await load.h2load(port, UNARY, log, env.seconds, *options)
+
+    async def on_pair(env: Env, pair: Pair) -> Figures:
+        before = pair.cpu_s()
+        result = await run(env, pair.layout.entry)
+        cpu = pair.cpu_s() - before
+        percentiles = {f"p{percent}": ms for percent, ms in result.percentiles_ms.items()}
+        return {"": cpu * 1e6 / result.requests, "rps": result.rps, **percentiles}
+
+    async def on_direct(env: Env) -> Figures:
+        result = await run(env, env.origin_port(mode))
+        return {f"p{percent}": ms for percent, ms in result.percentiles_ms.items()}
+
+    name = {"http2": "http2-1k", "grpc": "grpc-unary"}[mode]
+    return Case(f"{name}-c8-m10", _LOAD_METRICS, mode, on_pair=on_pair, on_direct=on_direct)
 
 
 # -- bulk -------------------------------------------------------------------------------------------------
@@ -216,6 +269,20 @@ async def _memory(env: Env, peer: str) -> Figures:
     return figures
 
 
+DESTINATIONS = 100
+_REQUESTS = 100_000
+
+
+async def _memory_destinations(env: Env, peer: str) -> Figures:
+    """The client side, when it has used many destinations."""
+    layout = env.layout("http", destinations=DESTINATIONS)
+    async with one_side(peer, "server", layout), one_side(peer, "client", layout) as client:
+        await trio.sleep(0.5)
+        before = client.rss_mb()
+        await load.spread(layout.entry, DESTINATIONS, _REQUESTS // 5 if env.quick else _REQUESTS)
+        return {"": client.rss_mb(), "unused": before}
+
+
 async def _ready(env: Env, peer: str) -> Figures:
     layout = env.layout("http")
     start_command = command(peer, "client", layout)
@@ -231,6 +298,8 @@ CASES = (
     _closed_loop(32, policy=True),
     _closed_loop(256),
     _fixed_rate(1000, 16),
+    _streams("http2"),
+    _streams("grpc"),
     Case("bulk-10m-c4", _BULK_METRICS, on_pair=_bulk),
     Case("tcp-throughput", _BULK_METRICS, mode="tcp", on_pair=_tcp),
     Case(
@@ -254,6 +323,12 @@ CASES = (
         on_peer=_memory,
         most_runs=3,
     ),
+    Case(
+        "memory-100-destinations",
+        (Metric("", "MB"), Metric("unused", "MB")),
+        on_peer=_memory_destinations,
+        most_runs=1,
+    ),
     Case("ready", (Metric("", "s"),), on_peer=_ready),
 )
 
@@ -262,5 +337,5 @@ async def check(env: Env, pair: Pair) -> None:
     """Fail unless the pair still does its job. Raises BenchError."""
     if pair.layout.mode == "tcp":
         await load.tcp(pair.layout.entry, pair.layout.app_port, 0.1)
-    elif not answers(pair.layout.entry, SMALL):
+    elif not is_right(pair.layout):
         raise BenchError(f"{pair.peer}: no right answer through the pair")

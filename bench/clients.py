@@ -213,6 +213,24 @@ def idle(port: int, count: int, context: ssl.SSLContext | None) -> list[socket.s
     return held
 
 
+def spread(port: int, destinations: int, count: int) -> None:
+    """Requests of 1 KB, in turn to each destination, on one connection for each."""
+    connections = []
+    for n in range(1, destinations + 1):
+        sock = socket.socket()
+        sock.settimeout(_GRACE_S)
+        sock.connect((f"127.0.0.{n}", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connections.append((sock, get_bytes(SMALL).replace(b"server.bench", b"d%d" % n)))
+    for _ in range(count // destinations):
+        for sock, request in connections:
+            sock.sendall(request)
+        for sock, _ in connections:
+            status, data = read_response(sock)
+            if status != 200 or len(data) != SIZES[SMALL]:
+                raise click.ClickException(f"status {status}, {len(data)} bytes")
+
+
 def tcp(entry: int, listen: int, seconds: float) -> TcpResult:
     """Send as fast as it goes to `entry`; what arrives at `listen` is counted."""
     received = 0
@@ -306,6 +324,15 @@ def idle_command(port: int, count: int, ready_file: str, tls: tuple[str, str, st
     with open(ready_file, "x") as file:
         file.write(str(len(held)))
     threading.Event().wait()
+
+
+@main.command("spread")
+@click.argument("port", type=int)
+@click.argument("destinations", type=int)
+@click.argument("count", type=int)
+def spread_command(port: int, destinations: int, count: int) -> None:
+    """Requests over many destinations."""
+    spread(port, destinations, count)
 
 
 @main.command("tcp")

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +20,10 @@ _PERCENTILE = re.compile(r"^ +(50|75|90|99)% +([0-9.]+)(us|ms|s|m|h)$", re.MULTI
 _TOTAL = re.compile(r"^ +(\d+) requests in ", re.MULTILINE)
 _RPS = re.compile(r"^Requests/sec: +([0-9.]+)", re.MULTILINE)
 _SOCKET_ERRORS = re.compile(r"^ +Socket errors: (.*)$", re.MULTILINE)
+_H2_DONE = re.compile(
+    r"^requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE
+)
+_H2_RPS = re.compile(r"^finished in [0-9.]+m?s, ([0-9.]+) req/s", re.MULTILINE)
 _BAD_STATUS = re.compile(r"^ +Non-2xx or 3xx responses: (\d+)$", re.MULTILINE)
 
 _Result = TypeVar("_Result", bound=msgspec.Struct)
@@ -65,6 +70,49 @@ async def wrk(port: int, path: str, connections: int, seconds: int) -> WrkResult
     return parse_wrk(await output([*command, url], seconds + _GRACE_S))
 
 
+@dataclass(frozen=True)
+class H2Result:
+    """One run of h2load."""
+
+    requests: int
+    rps: float
+    percentiles_ms: dict[int, float]
+
+
+def parse_h2load(text: str, log: str) -> H2Result:
+    """Read what h2load prints, and its log of every request.
+
+    Raises:
+        BenchError: requests failed, or the text is unknown.
+    """
+    done, rps = _H2_DONE.search(text), _H2_RPS.search(text)
+    if done is None or rps is None:
+        raise BenchError("h2load: its output is not what version 1.52 prints")
+    good, *bad = map(int, done.groups())
+    if any(bad):
+        raise BenchError("h2load: {} requests failed, {} errored, {} timed out".format(*bad))
+    rows = [line.split("\t") for line in log.splitlines()]
+    if not good or not rows:
+        raise BenchError("h2load: no request was answered")
+    if any(row[1] != "200" for row in rows):
+        raise BenchError("h2load: answers with another status than 200")
+    times = [int(row[2]) / 1e3 for row in rows]
+    return H2Result(good, float(rps[1]), {percent: percentile(times, percent) for percent in (50, 99)})
+
+
+async def h2load(port: int, path: str, log: Path, seconds: int, *options: str) -> H2Result:
+    """One run of h2load with 8 connections of 10 streams each; `log` is a file of its own."""
+    command = ["h2load", "-c8", "-m10", f"-D{seconds}", f"--log-file={log}", *options]
+    text = await output([*command, f"http://127.0.0.1:{port}{path}"], seconds + _GRACE_S)
+    return parse_h2load(text, _taken(log))
+
+
+def _taken(file: Path) -> str:
+    text = file.read_text()
+    file.unlink()
+    return text
+
+
 def client_command(*arguments: str) -> list[str]:
     """How to start one of the generators of `bench.clients`."""
     return [sys.executable, "-m", "bench.clients", *arguments]
@@ -90,6 +138,11 @@ async def handshakes(
             f"handshakes: {result.errors} of {result.errors + result.count} failed: {result.error}"
         )
     return result
+
+
+async def spread(port: int, destinations: int, count: int) -> None:
+    """`count` requests of 1 KB, in turn to each of the destinations. Raises BenchError if one fails."""
+    await output(client_command("spread", str(port), str(destinations), str(count)), 60.0)
 
 
 async def tcp(entry: int, listen: int, seconds: float) -> TcpResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -64,3 +65,10 @@ def answers(port: int, path: str, body: bytes | None = None) -> bool:
             return sock.recv(12) == b"HTTP/1.1 200"
     except OSError:
         return False
+
+
+def answers_http2(port: int, path: str, body: bytes) -> bool:
+    """Whether a GET with HTTP/2 in cleartext gives `body`; by the client `nghttp`."""
+    command = ["nghttp", "--no-dep", "--timeout=5", f"http://127.0.0.1:{port}{path}"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=10.0)
+    return done.stdout == body

@@ -1,7 +1,7 @@
 """One of our sidecars as a process: `python -m bench.ours FILE`, FILE being a `Params` in JSON.
 
-It differs from a deployed sidecar in two things: its ports are given, and the address that a client dialled
-is a constant, because the bench has no redirecting rules.
+It differs from a deployed sidecar in two things: its ports are given, and what a client dialled is said by
+`Params.dialled`, because the bench has no redirecting rules.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ class Params(msgspec.Struct, frozen=True):
 
     config_file: str
     ca_socket: str
-    dialled_ip: str
-    dialled_port: int
+    dialled: dict[str, Addr]
+    """What a client dialled, by the address that it connected to."""
+    listen_ip: str
     pod_ip: str
     outbound_port: int
     inbound_port: int
     admin_port: int
     metrics_port: int
     health_port: int
+    http2_engine: str
 
 
 def settings(params: Params) -> Settings:
-    """The sidecar's settings for `params`; everything listens on loopback, any user may run it."""
+    """The sidecar's settings for `params`; any user may run it."""
     return Settings(
         config_file=params.config_file,
         ca_socket=params.ca_socket,
         pod_ips=frozenset({params.pod_ip}),
-        outbound_hosts=_LOOPBACK,
-        inbound_hosts=_LOOPBACK,
+        outbound_hosts=(params.listen_ip,),
+        inbound_hosts=(params.listen_ip,),
         admin_hosts=_LOOPBACK,
         public_hosts=_LOOPBACK,
         outbound_port=params.outbound_port,
@@ -50,6 +52,7 @@ def settings(params: Params) -> Settings:
         admin_port=params.admin_port,
         metrics_port=params.metrics_port,
         health_port=params.health_port,
+        http2_engine=params.http2_engine,
         uid=-1,
         drain_s=0.5,
     )
@@ -58,10 +61,9 @@ def settings(params: Params) -> Settings:
 def main() -> None:
     """Run until SIGTERM."""
     params = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Params)
-    dialled = Addr(params.dialled_ip, params.dialled_port)
 
     def original_dst(sock: socket.socket) -> Addr:
-        return dialled
+        return params.dialled[sock.getsockname()[0]]
 
     async def sidecar() -> None:
         await run(settings(params), original_dst=original_dst)

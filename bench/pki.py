@@ -41,12 +41,17 @@ class Pki:
         """The CA socket on which ours gets the certificate of a side."""
         return self.directory / f"{side}.sock"
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer on both CA sockets until cancelled."""
+    async def serve(
+        self,
+        lifetime_s: float = 86_400.0,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer on both CA sockets until cancelled, with certificates that are good for `lifetime_s`."""
         async with trio.open_nursery() as nursery:
             for side in SIDES:
                 who = service.SocketAuthenticator(identity(side))
-                signing = service.Service(lambda: self.authority, who)
+                signing = service.Service(lambda: self.authority, who, lifetime_s=lifetime_s)
                 await nursery.start(service.serve, str(self.socket(side)), signing)
             task_status.started()
 

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from bench.cases import Case, Env, Figures, check
-from bench.peers import OURS, pair
+from bench.peers import HYPER, OURS, pair
 from bench.procs import BenchError, free_port, messages
 from bench.report import DIRECT, Row
 
+_HYPER_RUNS = 3
 _WITHIN_S = 60.0
 """Bound of one measurement."""
 Measure = Callable[[], Awaitable[Figures]]
@@ -51,7 +52,7 @@ async def run_case(env: Env, case: Case, peers: Sequence[str], runs: Runs, repet
     """Measure one case; errors of a peer end its part in it and are noted in `runs`."""
     async with contextlib.AsyncExitStack() as stack:
         measures = {}
-        for peer in (OURS, *peers):
+        for peer in (OURS, *case.among(peers)):
             measure = await _prepare(stack, env, case, peer, runs)
             if measure is not None:
                 measures[peer] = measure
@@ -62,7 +63,7 @@ async def run_case(env: Env, case: Case, peers: Sequence[str], runs: Runs, repet
             for who in list(measures):
                 await _attempt(measures, who, runs)  # warm-up
         for repetition in range(min(repetitions, case.most_runs)):
-            order = list(measures)
+            order = [who for who in measures if who != HYPER or repetition < _HYPER_RUNS]
             shift = repetition % max(len(order), 1)
             got: dict[str, Figures] = {}
             for who in order[shift:] + order[:shift]:

@@ -1,34 +1,45 @@
-"""`python -m bench.soak`: mixed traffic through our pair for SOAK_S seconds (default an hour).
+"""`python -m bench.soak`: mixed traffic through our pair for SOAK_S seconds (default ten minutes).
 
-Watches resident memory and descriptors of both sidecars and fails if they grow without end or if a request
-fails. Traffic: kept connections, new connections, bulk, clients that go away in the middle.
+Every second both sides get another configuration: endpoints, weights, routes, settings. A second server side
+comes and goes, and certificates live for a minute only. Fails if a request fails, since its application would
+have answered it, or if memory or descriptors of a sidecar grow.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import random
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import linear_regression
 
 import trio
 
-from bench import pki
-from bench.net import get_bytes
-from bench.origin import BULK, MEDIUM, SIZES, SMALL, body, origin
-from bench.peers import OURS, Layout, Pair, pair
-from bench.procs import BenchError, interruptible, messages
+from bench import pki, soak_config
+from bench.net import answers
+from bench.origin import Origin, origin
+from bench.peers import Ports, Side, config_file, our_command
+from bench.procs import BenchError, Proc, free_port, interruptible, messages, running, until
 from bench.runner import progress
+from bench.soak_apps import echoes, grpc_server
+from bench.soak_config import Servers
+from bench.soak_traffic import Totals, Traffic
+from mesh_api.sidecar import Snapshot, encode_snapshot
 
-Step = Callable[[], Awaitable[None]]
-_DEFAULT_S = 3600.0
-_REQUEST_S = 20.0
-_MEMORY_FACTOR, _MEMORY_MB = 1.3, 10.0
+_DEFAULT_S = 600.0
+_WARM_S = 60.0
+_LEAF_S = 60.0
+_CHANGE_S = 1.0
+_PASSING_S = 8.0
+"""How long the second server side is used, and how long it is away."""
+_DRAIN_S = 4.0
+"""From the configuration without it to its end."""
+_MEMORY_FACTOR, _MEMORY_MB = 0.08, 3.0
+"""By how much memory may rise after the warm-up: a part of what it was, and some."""
 _DESCRIPTORS = 64
 """By how many the descriptors may exceed what they were after the warm-up: connections that just exist."""
 
@@ -42,151 +53,155 @@ class Sample:
     descriptors: int
 
 
-@dataclass
-class Totals:
-    """What the traffic did."""
+def rise(samples: Sequence[Sample]) -> float:
+    """MB a second, by the straight line that fits best."""
+    return linear_regression([s.at for s in samples], [s.rss_mb for s in samples]).slope
 
-    done: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+def settled(samples: Sequence[Sample], length_s: float) -> list[Sample]:
+    """Those after the first minute, or after the first third of a shorter run."""
+    return [s for s in samples if s.at >= min(_WARM_S, length_s / 3)]
 
 
 def growth(samples: Sequence[Sample], length_s: float) -> str:
-    """What grew too much after the warm-up third, or an empty string.
-
-    The highest value of the last two thirds is held against the highest of the first third.
-    """
-    warm = [s for s in samples if s.at <= length_s / 3]
-    later = [s for s in samples if s.at > length_s / 3]
-    if not warm or not later:
+    """What grew too much after the warm-up, or an empty string."""
+    later = settled(samples, length_s)
+    if len(later) < 3:
         return "no samples to judge by"
-    rss, rss_warm = max(s.rss_mb for s in later), max(s.rss_mb for s in warm)
-    bound = rss_warm * _MEMORY_FACTOR + _MEMORY_MB
-    if rss > bound:
-        return f"memory grew from {rss_warm:.1f} to {rss:.1f} MB, allowed are {bound:.1f}"
-    fds, fds_warm = max(s.descriptors for s in later), max(s.descriptors for s in warm)
-    if fds > fds_warm + _DESCRIPTORS:
-        return f"descriptors grew from {fds_warm} to {fds}, allowed are {fds_warm + _DESCRIPTORS}"
+    grown = rise(later) * (later[-1].at - later[0].at)
+    allowed = later[0].rss_mb * _MEMORY_FACTOR + _MEMORY_MB
+    if grown > allowed:
+        return f"memory rose by {grown:.1f} MB after {later[0].at:.0f} s, allowed are {allowed:.1f}"
+    half = len(later) // 2
+    before, after = (max(s.descriptors for s in part) for part in (later[:half], later[half:]))
+    if after > before + _DESCRIPTORS:
+        return f"descriptors grew from {before} to {after}, allowed are {before + _DESCRIPTORS}"
     return ""
 
 
-async def _exchange(stream: trio.SocketStream, path: str, read: int | None = None) -> None:
-    """One GET; every byte of the answer is compared. With `read`, stop after that many bytes."""
-    await stream.send_all(get_bytes(path))
-    data = bytearray()
-    while (end := data.find(b"\r\n\r\n")) < 0:
-        more = await stream.receive_some(65536)
-        if not more:
-            raise BenchError("the connection ended before the response head")
-        data += more
-    if not data.startswith(b"HTTP/1.1 200"):
-        raise BenchError(f"expected status 200, got {bytes(data[:40])!r}")
-    del data[: end + 4]
-    if read is not None:
-        while len(data) < read:
-            data += await stream.receive_some(65536)
-        return
-    while len(data) < SIZES[path]:
-        more = await stream.receive_some(1 << 20)
-        if not more:
-            raise BenchError(f"the body ended after {len(data)} of {SIZES[path]} bytes")
-        data += more
-    if data != body(path):
-        raise BenchError("the body is not what the origin sent")
+@dataclass
+class Scene:
+    """The sidecars, and what they are told."""
 
+    directory: Path
+    keys: pki.Pki
+    app_ports: tuple[int, ...]
+    """Of the applications, in the order of `soak_config.KINDS`."""
+    rng: random.Random
+    client: Ports = field(default_factory=lambda: Ports(free_port(), free_port()))
+    servers: Servers = field(default_factory=lambda: Servers(free_port()))
+    changes: int = 0
+    visits: int = 0
 
-class Traffic:
-    """The mix; each kind is one endless task that pauses a little between its steps."""
+    def snapshot(self, side: Side) -> Snapshot:
+        """The next configuration of a side."""
+        if side == "client":
+            return soak_config.client_snapshot(self.servers, self.rng)
+        return soak_config.server_snapshot(self.app_ports, self.rng)
 
-    def __init__(self, port: int, totals: Totals, rng: random.Random) -> None:
-        self.port = port
-        self.totals = totals
-        self.rng = rng
+    @contextlib.asynccontextmanager
+    async def sidecar(self, name: str, side: Side, ports: Ports) -> AsyncIterator[Proc]:
+        """One running process, ready."""
+        dialled = soak_config.dialled_by_client()
+        if side == "server":
+            dialled = soak_config.dialled_by_mesh(self.app_ports)
+        stem, config = self.directory / name, self.snapshot(side)
+        command = our_command(stem, self.keys, side, config, dialled, "0.0.0.0", ports)
+        async with running(name, command, self.directory) as proc:
+            await until("ready", proc, lambda: answers(ports.health, "/healthz/ready"), 15.0)
+            yield proc
 
-    async def run(self) -> None:
-        """All kinds until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(self._kept)
-            for _ in range(2):
-                nursery.start_soon(self._repeat, "new", self._new, 0.05)
-                nursery.start_soon(self._repeat, "aborted", self._aborted, 0.1)
-            nursery.start_soon(self._repeat, "bulk", self._bulk, 0.5)
-
-    async def _connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
-
-    async def _repeat(self, kind: str, step: Step, pause_s: float) -> None:
+    async def change(self) -> None:
+        """Another configuration for both sides, every second."""
         while True:
-            await self._counted(kind, step)
-            await trio.sleep(pause_s * (0.5 + self.rng.random()))
+            await trio.sleep(_CHANGE_S)
+            for name in ("client", "server"):
+                replace_file(config_file(self.directory / name), encode_snapshot(self.snapshot(name)))
+            self.changes += 1
 
-    async def _counted(self, kind: str, step: Step) -> bool:
-        try:
-            with trio.fail_after(_REQUEST_S):
-                await step()
-        except (BenchError, OSError, trio.TooSlowError, trio.BrokenResourceError) as exc:
-            self.totals.failed[f"{kind}: {str(exc) or type(exc).__name__}"] += 1
-            return False
-        self.totals.done[kind] += 1
-        return True
-
-    async def _kept(self) -> None:
+    async def come_and_go(self) -> None:
+        """A second server side, told to the client side as long as it is there."""
         while True:
-            async with await self._connect() as stream:
-                for turn in itertools.count():
-                    path = MEDIUM if turn % 20 == 19 else SMALL
-                    if not await self._counted("kept", lambda: _exchange(stream, path)):  # noqa: B023
-                        break
-                    await trio.sleep(0.01 * self.rng.random())
-
-    async def _new(self) -> None:
-        async with await self._connect() as stream:
-            await _exchange(stream, SMALL)
-
-    async def _bulk(self) -> None:
-        async with await self._connect() as stream:
-            await _exchange(stream, BULK)
-
-    async def _aborted(self) -> None:
-        """Go away within the request, before the answer, or within the body."""
-        async with await self._connect() as stream:
-            match self.rng.randrange(3):
-                case 0:
-                    await stream.send_all(get_bytes(SMALL)[:20])
-                case 1:
-                    await stream.send_all(get_bytes(BULK))
-                case _:
-                    await _exchange(stream, BULK, self.rng.randrange(1, 1_000_000))
+            ports = Ports(free_port(), free_port())
+            async with self.sidecar("passing", "server", ports):
+                self.servers = Servers(self.servers.lasting, ports.traffic)
+                await trio.sleep(_PASSING_S)
+                self.servers = Servers(self.servers.lasting)
+                await trio.sleep(_DRAIN_S)
+            self.visits += 1
+            await trio.sleep(_PASSING_S)
 
 
-async def _watch(it: Pair, totals: Totals, start: float, every_s: float) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that a reader finds either old or new."""
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    new.rename(path)
+
+
+async def _watch(
+    procs: Sequence[Proc], samples: dict[str, list[Sample]], totals: Totals, every_s: float
+) -> None:
+    start = trio.current_time()
     while True:
         await trio.sleep(every_s)
         at = trio.current_time() - start
         parts = []
-        for proc in (it.client, it.server):
+        for proc in procs:
             sample = Sample(at, proc.rss_mb(), proc.descriptors())
-            totals.samples.setdefault(proc.name, []).append(sample)
+            samples.setdefault(proc.name, []).append(sample)
             parts.append(f"{proc.name} {sample.rss_mb:.1f} MB {sample.descriptors} fds")
         failed = totals.failed.total()
         progress(f"{at:.0f} s: {totals.done.total()} done, {failed} failed; {'; '.join(parts)}")
 
 
-async def _soak(directory: Path, length_s: float) -> Totals:
-    totals = Totals()
+async def _soak(directory: Path, length_s: float, totals: Totals) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {}
+    keys = pki.create(directory)
+    rng = random.Random(os.urandom(8))
     async with trio.open_nursery() as nursery:
-        keys = pki.create(directory)
-        await nursery.start(keys.serve)
-        async with origin(directory) as app, pair(OURS, Layout(directory, keys, "http", app.port)) as it:
-            start = trio.current_time()
-            traffic = Traffic(it.layout.entry, totals, random.Random(os.urandom(8)))
-            with trio.move_on_after(length_s):
-                async with trio.open_nursery() as inner:
-                    inner.start_soon(_watch, it, totals, start, min(10.0, length_s / 12))
-                    inner.start_soon(traffic.run)
+        await nursery.start(keys.serve, _LEAF_S)
+        with grpc_server() as grpc:
+            async with origin(directory) as app, echoes() as (http_echo, tcp_echo):
+                scene = Scene(directory, keys, _ports(app, grpc, http_echo, tcp_echo), rng)
+                server_ports = Ports(scene.servers.lasting, free_port())
+                async with (
+                    scene.sidecar("server", "server", server_ports) as server,
+                    scene.sidecar("client", "client", scene.client) as client,
+                ):
+                    with trio.move_on_after(length_s):
+                        async with trio.open_nursery() as inner:
+                            every_s = min(5.0, length_s / 12)
+                            inner.start_soon(_watch, (client, server), samples, totals, every_s)
+                            inner.start_soon(scene.change)
+                            inner.start_soon(scene.come_and_go)
+                            traffic = Traffic(scene.client.traffic, directory, totals, rng)
+                            inner.start_soon(traffic.run)
         nursery.cancel_scope.cancel()
-    return totals
+    print(f"{scene.changes} configurations, {scene.visits} visits of the second server side")
+    return samples
+
+
+def _ports(app: Origin, grpc: int, http_echo: int, tcp_echo: int) -> tuple[int, ...]:
+    """In the order of `soak_config.KINDS`."""
+    return app.port, app.http2, grpc, http_echo, tcp_echo
+
+
+def _report(samples: dict[str, list[Sample]], totals: Totals, length_s: float) -> list[str]:
+    """Print what was seen; what is wrong with it."""
+    problems = [f"{count} x {what}" for what, count in totals.failed.most_common(20)]
+    for name, its in samples.items():
+        later = settled(its, length_s)
+        slope = f"{rise(later) * 60:+.2f} MB/min after {later[0].at:.0f} s" if len(later) > 2 else "too short"
+        print(
+            f"{name}: {its[0].rss_mb:.1f} MB at first, {its[-1].rss_mb:.1f} at last, {slope}; "
+            f"descriptors at most {max(s.descriptors for s in its)}"
+        )
+        grown = growth(its, length_s)
+        if grown:
+            problems.append(f"{name}: {grown}")
+    print("done:", ", ".join(f"{count} {kind}" for kind, count in sorted(totals.done.items())))
+    return problems
 
 
 def main() -> None:
@@ -202,9 +217,10 @@ def main() -> None:
     interruptible()
     failed = 0
     totals = Totals()
+    samples: dict[str, list[Sample]] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="triomesh-soak-") as directory:
-            totals = trio.run(_soak, Path(directory), length_s)
+            samples = trio.run(_soak, Path(directory), length_s, totals)
     except* KeyboardInterrupt:
         progress("interrupted")
         failed = 130
@@ -213,17 +229,7 @@ def main() -> None:
         failed = 1
     if failed:
         sys.exit(failed)
-    problems = [f"{count} x {what}" for what, count in totals.failed.most_common(20)]
-    for name, samples in totals.samples.items():
-        highest = max(s.rss_mb for s in samples), max(s.descriptors for s in samples)
-        print(
-            f"{name}: {samples[0].rss_mb:.1f} MB at first, {samples[-1].rss_mb:.1f} at last, "
-            f"at most {highest[0]:.1f}; descriptors at most {highest[1]}"
-        )
-        grown = growth(samples, length_s)
-        if grown:
-            problems.append(f"{name}: {grown}")
-    print("requests:", ", ".join(f"{count} {kind}" for kind, count in sorted(totals.done.items())))
+    problems = _report(samples, totals, length_s)
     for problem in problems:
         print("failed:", problem)
     print("passed" if not problems else "FAILED")

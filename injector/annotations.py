@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import msgspec
 
 from injector.netinit import plan
 from injector.values import Values
+from mesh_api.limits import parse_pairs
 from mesh_api.names import MAX_LISTED_PORTS, PREFIX
 
 _Part = TypeVar("_Part", bound=msgspec.Struct)
@@ -141,6 +142,12 @@ ANNOTATIONS: Final = {
         Annotation("proxy-cpu-limit", _A_QUANTITY, "CPU that the sidecar may not exceed", _quantity),
         Annotation("proxy-memory-request", _A_QUANTITY, "memory that the sidecar asks for", _quantity),
         Annotation("proxy-memory-limit", _A_QUANTITY, "memory that the sidecar may not exceed", _quantity),
+        Annotation(
+            "proxy-limits",
+            "limits such as headBytes=131072,streams=50",
+            "[limits](operations.md#limits) of the sidecar; the others stay",
+            parse_pairs,
+        ),
         Annotation("proxy-log-level", "one of " + ", ".join(_LEVELS), "least level of its log", _level),
         Annotation(
             "drain-seconds", "seconds", "how long the sidecar waits at the end for connections", _seconds
@@ -186,11 +193,13 @@ def effective(annotations: Mapping[str, str], values: Values) -> tuple[Values, t
         name, _, rest = str(exc).partition(":")
         raise AnnotationError(f"annotation {PREFIX}{name.replace('_', '-')}:{rest}") from None
     resources = {name.replace("-", "_"): given.get(f"proxy-{name}") for name in _RESOURCES}
+    limits = _replaced(values.limits, cast(Mapping[str, object], given.get("proxy-limits", {})))
     changed = _replaced(
         values,
         {
             "capture": capture,
             "resources": _replaced(values.resources, resources),
+            "limits": limits,
             "image": given.get("proxy-image"),
             "log_level": given.get("proxy-log-level"),
             "drain_seconds": given.get("drain-seconds"),

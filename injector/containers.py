@@ -21,6 +21,7 @@ from injector.decision import (
 from injector.pod import Pod, PodError
 from injector.values import Capture, Values
 from mesh_api.application import METRICS_VARIABLE, PROBES_VARIABLE
+from mesh_api.limits import changed
 
 _Form = TypeVar("_Form")
 
@@ -180,6 +181,7 @@ def _proxy_environment(values: Values, probes: str, metrics: str) -> list[Object
         _variable("TRIOMESH_CA_ADDRESS", values.ca_address),
         _variable("TRIOMESH_LOG_LEVEL", values.log_level),
         _variable("TRIOMESH_DRAIN_SECONDS", str(values.drain_seconds)),
+        *(_variable(name, text) for name, text in changed(values.limits).items()),
     ]
     if values.trust_bundle:
         environment.append(_variable("TRIOMESH_TRUST_BUNDLE", values.trust_bundle))

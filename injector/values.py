@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from injector.netinit import plan
+from mesh_api.limits import DEFAULTS, Limits
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -97,6 +98,7 @@ class Values(_Part, frozen=True):
     resources: Resources = Resources()
     capture: Capture = Capture()
     probes: Probes = Probes()
+    limits: Limits = DEFAULTS
     log_level: LogLevel = "info"
     drain_seconds: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 30
     rewrite_probes: bool = True

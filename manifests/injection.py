@@ -35,6 +35,7 @@ def injector_values(values: Values) -> InjectorValues:
         resources=sidecar.resources,
         capture=sidecar.capture,
         probes=sidecar.probes,
+        limits=sidecar.limits,
         log_level=sidecar.log_level,
         drain_seconds=sidecar.drain_seconds,
         rewrite_probes=sidecar.rewrite_probes,

@@ -13,6 +13,7 @@ from injector.netinit import plan
 from injector.values import Capture, Probes
 from injector.values import Resources as SidecarResources
 from manifests.names import SYSTEM_NAMESPACE
+from mesh_api.limits import DEFAULTS, Limits
 from mesh_api.version import VERSION
 
 LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -93,6 +94,7 @@ class Sidecar(_Base, frozen=True):
     resources: SidecarResources = SidecarResources()
     capture: Capture = Capture()
     probes: Probes = Probes()
+    limits: Limits = DEFAULTS
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_seconds: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 30
     rewrite_probes: bool = True

@@ -76,6 +76,8 @@ class SidecarState(Message, frozen=True):
     """Of a refused update."""
     root_sha256: tuple[str, ...] = ()
     """Fingerprints (DER, lower-case hex) of the roots that it was told to trust."""
+    http2: str = ""
+    """Name and version of its HTTP/2 engine; '' for a sidecar that does not say."""
 
 
 class SidecarList(Message, frozen=True):
@@ -126,3 +128,5 @@ class SidecarConfig(Message, frozen=True):
     listeners: tuple[Listener, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     log: SidecarLog = SidecarLog(level="info")
+    http2: str = ""
+    """Name and version of its HTTP/2 engine."""

@@ -38,7 +38,7 @@ from mesh_api.sidecar import (
     check_pod,
 )
 from mesh_api.stats import Count, Edge
-from mesh_api.traffic import Message
+from mesh_api.traffic import Message, PathNormalization
 
 ALPN_DISCOVERY = "triomesh-discovery/1"
 MAX_FRAME_BYTES = 4 * 1024 * 1024
@@ -69,6 +69,8 @@ class Hello(Message, frozen=True, tag="hello"):
     namespace: Name
     version: str
     """Of the sidecar's program."""
+    http2: str = ""
+    """Name and version of its HTTP/2 engine."""
 
 
 class Held(Message, frozen=True):
@@ -201,6 +203,7 @@ class WorkloadConfig(Message, frozen=True):
     """Trust bundle; a change is taken over at once."""
     inbound: Inbound = Inbound()
     egress: EgressMode = EgressMode.PASSTHROUGH
+    path_normalization: PathNormalization = PathNormalization.BASE
     access_log: bool = False
     draining: bool = False
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from mesh_api.policy_regex import compile_regex
 from mesh_api.policy_shape import LATER, join
 from mesh_api.policy_types import (
-    LATER_RETRY_ON,
     HeaderEdits,
     Match,
     MeshPolicy,
@@ -109,9 +108,6 @@ def _of_services(path: str, settings: MeshSettings) -> Iterator[Problem]:
 
 
 def _retries(path: str, retries: RouteRetries) -> Iterator[Problem]:
-    for i, condition in enumerate(retries.on or ()):
-        if condition in LATER_RETRY_ON:
-            yield Problem(f"{path}.retryOn[{i}]", f"{condition.value} is {LATER}")
     for twice in (one for one, count in Counter(retries.on or ()).items() if count > 1):
         yield Problem(f"{path}.retryOn", f"expected each condition once, got {twice.value} twice")
     base = retries.backoff.base

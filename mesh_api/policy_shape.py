@@ -151,14 +151,18 @@ def _choice(value: object, known: list[str], later: tuple[str, ...]) -> str:
         return ""
     if isinstance(value, str) and value in later:
         return f"{value} is {LATER}; expected {listed(known)}"
-    near = meant(value, known) if isinstance(value, str) else ""
+    near = meant(value, known) if isinstance(value, str) else _in_quotes(value)
     return f"expected {listed(known)}, got {show(value)}{near}"
+
+
+def _in_quotes(value: object) -> str:
+    """What to do where YAML has taken a text for something else."""
+    return f'; write it in quotes: "{show(value)}"' if isinstance(value, bool | int | float) else ""
 
 
 def _string(value: object, wanted: inspect.StrType, what: str) -> str:
     if not isinstance(value, str):
-        quote = f'; write it in quotes: "{show(value)}"' if isinstance(value, bool | int | float) else ""
-        return f"expected {what}, got {show(value)}{quote}"
+        return f"expected {what}, got {show(value)}{_in_quotes(value)}"
     if _half_a_character(value):
         return (
             f"expected {what}, got {show(value)}, in which a part of a character (a surrogate) stands alone"

@@ -15,6 +15,7 @@ from mesh_api.policy_values import (
     Attempts,
     Count,
     Duration,
+    GrpcStatus,
     HeaderName,
     HeaderValue,
     Host,
@@ -38,7 +39,7 @@ from mesh_api.policy_values import (
     text,
 )
 from mesh_api.sidecar import EgressMode, MtlsMode
-from mesh_api.traffic import MAX_ROUTES, Algorithm, RetryOn
+from mesh_api.traffic import MAX_ROUTES, Algorithm, PathNormalization, RetryOn
 
 API_VERSION = "triomesh.dev/v1alpha1"
 
@@ -68,6 +69,19 @@ class Timeouts(Part, frozen=True):
     stream_idle: Duration | None = None
     pool_idle: Duration | None = None
     tcp_idle: Duration | None = None
+
+
+class HttpVersion(enum.Enum):
+    """Of HTTP."""
+
+    HTTP1 = "1.1"
+    HTTP2 = "2"
+
+
+class Connection(Part, frozen=True):
+    """How endpoints are spoken to."""
+
+    http_version: HttpVersion | None = None
 
 
 class LoadBalancer(Part, frozen=True):
@@ -104,6 +118,7 @@ class Outliers(Part, frozen=True):
 class Usage(Part, frozen=True):
     """How the endpoints of a destination, or of one subset, are used."""
 
+    connection: Connection = Connection()
     timeouts: Timeouts = Timeouts()
     load_balancer: LoadBalancer = LoadBalancer()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
@@ -135,7 +150,7 @@ class RouteRetries(Part, frozen=True):
 
     attempts: Attempts | None = None
     # Not `on`: YAML 1.1, which kubectl reads, takes that key for true.
-    on: Annotated[tuple[RetryOn, ...], msgspec.Meta(min_length=1, max_length=7)] | None = msgspec.field(
+    on: Annotated[tuple[RetryOn, ...], msgspec.Meta(min_length=1, max_length=11)] | None = msgspec.field(
         name="retryOn", default=None
     )
     per_try_timeout: Duration | None = None
@@ -265,9 +280,10 @@ class Delay(Part, frozen=True):
 class Abort(Part, frozen=True):
     """Answer a share of the requests with an error."""
 
-    later = ("grpcStatus",)
+    only_one = ("status", "grpcStatus")
     percent: Percent
-    status: Status
+    status: Status | None = None
+    grpc_status: GrpcStatus | None = None
 
 
 class Fault(Part, frozen=True):
@@ -377,6 +393,7 @@ class MeshSettings(Part, frozen=True):
     egress: Egress | None = None
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
+    path_normalization: PathNormalization | None = None
     access_log: AccessLog | None = None
 
 
@@ -423,5 +440,3 @@ LATER_VALUES: dict[type[enum.Enum], tuple[str, ...]] = {
     WorkloadKind: ("Service", "Namespace", "Pod", "Gateway"),
 }
 """Values of the model that this version refuses."""
-LATER_RETRY_ON = frozenset((RetryOn.GRPC_UNAVAILABLE,))
-"""As LATER_VALUES; sidecars know them, and cannot see them before they read HTTP/2."""

@@ -61,6 +61,7 @@ Limit = Annotated[int, number(0, 2**31 - 1, "a whole number from 0 to 2147483647
 SomeLimit = Annotated[int, number(1, 2**31 - 1, "a whole number from 1 to 2147483647")]
 Attempts = Annotated[int, number(0, 10, "a whole number from 0 to 10")]
 PerSecond = Annotated[int, number(0, 10_000, "a whole number from 0 to 10000")]
+GrpcStatus = Annotated[int, number(0, 16, "a status of gRPC from 0 to 16")]
 Status = Annotated[int, number(200, 599, "a status from 200 to 599")]
 
 

@@ -16,7 +16,17 @@ from typing import Annotated
 import msgspec
 
 from mesh_api.keys import Family, parse_destination
-from mesh_api.traffic import MAX_ROUTES, Budget, Labels, Message, Retries, Route, Settings, Subset
+from mesh_api.traffic import (
+    MAX_ROUTES,
+    Budget,
+    Labels,
+    Message,
+    PathNormalization,
+    Retries,
+    Route,
+    Settings,
+    Subset,
+)
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
@@ -104,6 +114,8 @@ class Destination(Message, frozen=True):
     """Of all its addresses and endpoints: a Service of two families is two destinations. None (configuration
     from a file): not told apart."""
     protocol: Protocol = Protocol.AUTO
+    local: bool = False
+    """The endpoints are those of this sidecar's node alone (internalTrafficPolicy Local)."""
     endpoints: tuple[Endpoint, ...] = ()
     subsets: dict[str, Subset] = {}
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=MAX_ROUTES)] = ()
@@ -157,6 +169,8 @@ class Snapshot(Message, frozen=True):
     pods: tuple[Pod, ...] = ()
     access_log: bool = False
     """Errors are always logged; true logs every request and connection."""
+    path_normalization: PathNormalization = PathNormalization.BASE
+    """Of requests that leave this pod, and of those that come to it."""
 
 
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024

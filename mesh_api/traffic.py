@@ -26,6 +26,22 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """Base of every part: immutable, strict, camelCase on the wire."""
 
 
+class PathNormalization(enum.Enum):
+    """What a sidecar does to a request's path before it is routed, decided about and passed on.
+
+    Each mode does what the one before does, and more; all but `none` refuse what they cannot make plain.
+    """
+
+    NONE = "none"
+    """Nothing: the path goes on as the client wrote it."""
+    BASE = "base"
+    """Dot segments are resolved, unreserved characters are written plainly, `\\` is `/` (RFC 3986, 6.2.2)."""
+    MERGE_SLASHES = "merge-slashes"
+    """Also several slashes in a row are one."""
+    DECODE_AND_MERGE = "decode-and-merge"
+    """Also `%2F` and `%5C` are slashes."""
+
+
 # -- how endpoints are used ---------------------------------------------------------------------------------
 
 
@@ -101,6 +117,8 @@ class Settings(Message, frozen=True):
     """A new endpoint's share grows over so long."""
     breaker: Breaker = Breaker()
     outliers: Outliers = Outliers()
+    affinity_s: Seconds | None = None
+    """This pod stays with one endpoint until it has not asked for so long (sessionAffinity ClientIP)."""
 
 
 class Subset(Message, frozen=True):
@@ -126,6 +144,11 @@ class RetryOn(enum.Enum):
     SERVER_ERROR = "5xx"
     """500 to 599, or no answer."""
     TOO_MANY_REQUESTS = "429"
+    GRPC_CANCELLED = "grpc-cancelled"
+    """This and the next: a response of gRPC with that status and no message before it (trailers only)."""
+    GRPC_DEADLINE_EXCEEDED = "grpc-deadline-exceeded"
+    GRPC_INTERNAL = "grpc-internal"
+    GRPC_RESOURCE_EXHAUSTED = "grpc-resource-exhausted"
     GRPC_UNAVAILABLE = "grpc-unavailable"
 
 

@@ -9,6 +9,7 @@ import trio
 
 from mesh_proxy.app import StartError, raise_descriptor_limit, run
 from mesh_proxy.settings import Settings, SettingsError, from_environment
+from mesh_proxy.wire.http2.engines import EngineError
 
 _USAGE = """\
 triomesh-proxy: the sidecar of one pod. It takes no arguments; its settings are environment variables.
@@ -27,7 +28,8 @@ Both:
   TRIOMESH_TRUST_DOMAIN     default cluster.local
   TRIOMESH_POD_IPS          addresses of this pod, separated by commas; default: ask the kernel
   TRIOMESH_DRAIN_SECONDS    how long SIGTERM waits for connections to end; default 30
-  TRIOMESH_MAX_CONNECTIONS  default 16384
+  TRIOMESH_LIMIT_...        connections, bytes, times: see docs/operations.md
+  TRIOMESH_HTTP2_ENGINE     auto (default), nghttp2 or hyper
   TRIOMESH_HANDSHAKE_WORKERS  threads for TLS handshakes; default 2
   TRIOMESH_LOG_LEVEL        debug, info (default), warning or error
 It must run as uid 1337: the iptables rules let only that user's traffic pass.
@@ -45,7 +47,7 @@ def main() -> None:
         _check_uid(settings)
         raise_descriptor_limit()
         trio.run(run, settings)
-    except (SettingsError, StartError) as exc:
+    except (SettingsError, StartError, EngineError) as exc:
         print(f"triomesh-proxy: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
 

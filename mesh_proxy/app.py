@@ -82,6 +82,8 @@ class App:
         """The ports in use, by listener name; differs from the settings where those say 0."""
         self.stop = trio.Event()
         """Set to drain and end."""
+        self._frozen = 0
+        """How much configuration there was when it was last frozen."""
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop` is set and the drain is over. Raises StartError."""
@@ -96,7 +98,9 @@ class App:
             state = Introspection(runtime, self.stop.set, self.not_ready, self.ports, self.stream)
             self.asked.update(state.asked())
             async with trio.open_nursery() as nursery:
+                runtime.dialer.tasks = nursery
                 await nursery.start(runtime.reactor.run)
+                nursery.start_soon(runtime.pressure.watch)
                 nursery.start_soon(self._serve_pages, admin, admin_routes(state), LOCAL_HOSTS)
                 nursery.start_soon(self._serve_pages, metrics, self._metrics_pages(state), None)
                 nursery.start_soon(self._serve_pages, health, health_routes(state), None)
@@ -114,7 +118,8 @@ class App:
                         nursery.start_soon(
                             accept_loop, sock, handle, nursery, runtime.admit, runtime.exhausted
                         )
-                self.log.log("info", "started", **self.ports)
+                engine = runtime.engine
+                self.log.log("info", "started", **self.ports, http2=str(engine), http2_why=engine.why)
                 gc.collect()
                 gc.freeze()
                 task_status.started(self)
@@ -175,8 +180,9 @@ class App:
     def _in_force(self, snapshot: Snapshot) -> None:
         runtime = self.runtime
         runtime.log_all = snapshot.access_log
+        runtime.normalise_paths(snapshot.path_normalization)
         runtime.taps.own = f"{snapshot.workload.name}.{snapshot.workload.namespace}"
-        runtime.draining = snapshot.draining or self.stop.is_set()
+        runtime.drain(snapshot.draining or self.stop.is_set())
         self.inbound.recheck()
         self.log.log(
             "info",
@@ -185,8 +191,18 @@ class App:
             destinations=len(snapshot.destinations),
             pods=len(snapshot.pods),
         )
-        gc.collect()
-        gc.freeze()
+        self._freeze(len(snapshot.destinations) + len(snapshot.pods))
+
+    def _freeze(self, size: int) -> None:
+        """Keep a configuration that has doubled out of the garbage collector's sight.
+
+        Not each: connections that are open now would be frozen too, and never be found once they are over.
+        """
+        if size >= 2 * self._frozen:
+            self._frozen = max(size, 1)
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
     def _on_bad_config(self, path: str, expected: str) -> None:
         self.runtime.stats.config_updates.child("rejected").value += 1
@@ -238,7 +254,12 @@ class App:
             settings.control,
             settings.control_identity,
             settings.trust_domain,
-            Hello(pod=settings.pod_name, namespace=settings.pod_namespace, version=VERSION),
+            Hello(
+                pod=settings.pod_name,
+                namespace=settings.pod_namespace,
+                version=VERSION,
+                http2=str(runtime.engine),
+            ),
             self.holder,
             store,
             runtime.stats,
@@ -260,7 +281,7 @@ class App:
 
     async def _drain(self) -> None:
         runtime = self.runtime
-        runtime.draining = True
+        runtime.drain(True)
         runtime.close_idle()
         self.log.log("info", "draining", connections=runtime.connections, grace_s=self.settings.drain_s)
         with trio.move_on_after(self.settings.drain_s):

@@ -77,6 +77,7 @@ class Introspection:
             release = "from source"
         return {
             "version": release,
+            "http2": str(self._runtime.engine),
             "python": sys.version.split()[0],
             "pid": os.getpid(),
             "uptime_s": round(trio.current_time() - self._started, 3),
@@ -104,6 +105,7 @@ class Introspection:
             listeners=tuple(self._listeners()),
             certificates=describe(credentials) if credentials else (),
             log=self._log(),
+            http2=str(self._runtime.engine),
         )
         yield msgspec.json.encode(head)[:-1]
         for name, elements in (
@@ -148,7 +150,7 @@ class Introspection:
         self._runtime.log.set_level(level)
 
     def drain(self) -> None:
-        self._runtime.draining = True
+        self._runtime.drain(True)
 
     def quit(self) -> None:
         self._stop()
@@ -162,6 +164,8 @@ def _endpoint(endpoint: Endpoint, now: float) -> dict[str, object]:
         "identity": endpoint.peer.identity,
         "inflight": endpoint.inflight,
         "idle": len(endpoint.idle),
+        "sessions": len(endpoint.sessions.up),
+        "streams": sum(len(session.streams) for session in endpoint.sessions.up),
         "latency_ms": round(endpoint.ewma_s * 1000, 3),
         "failures": endpoint.failures,
         "penalised": endpoint.penalty_until > now,

@@ -8,18 +8,24 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from certs.credentials import Holder
+from mesh_api.traffic import PathNormalization
 from mesh_ops.log_writer import LogWriter
 from mesh_ops.registry import Registry
 from mesh_proxy.base.errors import DeadlineExceeded, TransportError
+from mesh_proxy.bounds import http2_budget, http2_limits, session_settings
 from mesh_proxy.discovery.store import ConfigStore
+from mesh_proxy.http.context import Stoppable
+from mesh_proxy.http2.process import Http2
 from mesh_proxy.net.addr import Addr, LocalAddresses, peer_addr
+from mesh_proxy.net.cgroup import Memory
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.listen import reset
+from mesh_proxy.net.pressure import ACCEPT, Pressure, descriptor_limit, release_heap
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.relay import Relay
 from mesh_proxy.net.tls import Handshaker
@@ -29,7 +35,8 @@ from mesh_proxy.settings import Settings
 from mesh_proxy.telemetry.access_log import Record, format_record
 from mesh_proxy.telemetry.stats import ProxyStats, TcpStats
 from mesh_proxy.telemetry.tap import Taps
-from mesh_proxy.wire.http1 import Limits
+from mesh_proxy.wire.http2.engines import load
+from mesh_proxy.wire.path import GLANCE
 
 OriginalDst = Callable[[socket.socket], Addr]
 """How the address that a client dialled is learned; raises OSError. Tests and benchmarks pass their own."""
@@ -64,12 +71,31 @@ class Runtime:
         self.registry = registry
         self.original_dst = original_dst
         self.stats = ProxyStats(registry)
-        self.limits = Limits()
-        self.reactor = Reactor()
+        self.limits = limits = settings.limits
+        self.pressure = Pressure(
+            limits.connections,
+            descriptor_limit(),
+            limits.memory_percent,
+            Memory(settings.cgroup_directory),
+            self._release_memory,
+            self._event,
+        )
+        self.engine = engine = load(settings.http2_engine)
+        self.http2 = Http2(engine.make, http2_limits(limits), session_settings(limits), http2_budget(limits))
+        self.http2.show(registry)
+        self.reactor = Reactor(limits.stall_seconds)
         self.reactor.now = now = trio.current_time()
         self.wall_offset = wall_clock() - now
         self.handshaker = Handshaker(settings.handshake_workers)
-        self.dialer = Dialer(self.reactor, holder, self.handshaker, self.stats, self.wall_offset)
+        self.dialer = Dialer(
+            self.reactor,
+            holder,
+            self.handshaker,
+            self.stats,
+            self.wall_offset,
+            self.http2,
+            self.pressure.dial_below,
+        )
         self.rng = random.Random(os.urandom(16))
         self.services = Services(self.dialer, self.stats, self.rng, store, self._routes_refused)
         self.local = LocalAddresses(settings.pod_ips)
@@ -77,12 +103,19 @@ class Runtime:
         self.draining = False
         self.stopping = False
         self.log_all = False
+        self.normalise_paths(PathNormalization.BASE)
+        self.upgrades = settings.upgrades
         self.taps = Taps()
         self.connections = 0
-        self.relays: dict[Relay, int] = {}
+        self.relays: dict[Stoppable, int] = {}
         """Inbound plaintext relays and their port, which a change of the mTLS mode may end."""
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_next = int.from_bytes(os.urandom(6), "big")
+
+    def normalise_paths(self, mode: PathNormalization) -> None:
+        """Say what is done to the paths of requests from now on."""
+        self.path_mode = mode
+        self.path_plain = GLANCE[mode]
 
     def next_request_id(self) -> bytes:
         """A new request id: 32 hexadecimal digits, unique to this process by its random first half."""
@@ -93,13 +126,28 @@ class Runtime:
         """Write one access-log record; never waits, a full queue drops it and counts."""
         self.log.put(format_record(record))
 
-    def admit(self) -> bool:
-        """Whether one more downstream connection is within the bound; counts it if so."""
-        if self.connections >= self.settings.max_connections:
-            self.stats.refused.child("any", "too-many-connections").value += 1
+    def admit(self, sock: socket.socket) -> bool:
+        """Whether one more downstream connection is within the bounds; counts it if so."""
+        reason = self.pressure.refusal(sock.fileno(), self.connections)
+        if reason:
+            self.stats.refused.child("any", reason).value += 1
+            self.pressure.say(reason, trio.current_time(), connections=self.connections)
             return False
         self.connections += 1
         return True
+
+    def _release_memory(self) -> None:
+        self.services.close_idle()
+        release_heap()
+
+    def _event(self, level: str, event: str, fields: Mapping[str, object]) -> None:
+        self.log.log(level, event, **fields)
+
+    def drain(self, draining: bool) -> None:
+        """Ask inbound callers to close, or no longer; a GOAWAY is not taken back."""
+        self.draining = draining
+        if draining:
+            self.http2.drain()
 
     def close_idle(self) -> None:
         """Close the inbound connections on which nothing is under way, now and from now on."""
@@ -121,8 +169,8 @@ class Runtime:
 
     def exhausted(self, reason: str) -> None:
         """Accepting failed for want of a resource."""
-        self.stats.refused.child("any", "accept-failed").value += 1
-        self.log.log("error", "accept failed, pausing", reason=reason)
+        self.stats.refused.child("any", ACCEPT).value += 1
+        self.pressure.say(ACCEPT, trio.current_time(), error=reason)
 
     async def serve_accepted(
         self,
@@ -187,6 +235,7 @@ class Runtime:
         rule: str,
         subset: str = "",
         attempts: int = 1,
+        sni: str = "",
     ) -> None:
         """Log the end of an opaque connection: always after an error, else where the configuration asks."""
         if not flag and not self.log_all:
@@ -211,6 +260,7 @@ class Runtime:
                 upstream=upstream,
                 attempts=attempts,
                 mtls=mtls,
+                sni=sni,
             )
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from certs.identity import IdentityError, SpiffeId, check_trust_domain
 from mesh_api.application import METRICS_VARIABLE, PROBES_VARIABLE
+from mesh_api.limits import DEFAULTS, VARIABLE_PREFIX, LimitError, Limits, described
 
 OUTBOUND_PORT = 15001
 INBOUND_PORT = 15006
@@ -17,6 +19,9 @@ METRICS_PORT = 15020
 HEALTH_PORT = 15021
 TOKEN_FILE = "/run/secrets/triomesh/token"
 BUNDLE_FILE = "/run/triomesh/bundle/bundle.pem"
+
+
+_protocol = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64})?").fullmatch
 
 
 class SettingsError(ValueError):
@@ -76,8 +81,14 @@ class Settings:
     """The user that the rules let pass; any other is refused at the start. -1 skips the check."""
     drain_s: float = 30.0
     """How long SIGTERM waits for connections to end."""
-    max_connections: int = 16384
+    limits: Limits = DEFAULTS
+    cgroup_directory: str = ""
+    """Of this process's control group; empty: it is looked up."""
     handshake_workers: int = 2
+    upgrades: frozenset[bytes] = frozenset((b"websocket",))
+    """Protocols that a connection of HTTP/1.1 may switch to, in lower case."""
+    http2_engine: str = "auto"
+    """`wire.http2.engines`: auto, nghttp2 or hyper."""
     log_level: str = "info"
 
     @property
@@ -98,6 +109,9 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     level = env.get("TRIOMESH_LOG_LEVEL", "info")
     if level not in {"debug", "info", "warning", "error"}:
         raise SettingsError(f"TRIOMESH_LOG_LEVEL: expected debug, info, warning or error, got {level!r}")
+    engine = env.get("TRIOMESH_HTTP2_ENGINE", "auto")
+    if engine not in {"auto", "nghttp2", "hyper"}:
+        raise SettingsError(f"TRIOMESH_HTTP2_ENGINE: expected auto, nghttp2 or hyper, got {engine!r}")
     return Settings(
         config_file=config_file,
         control=control,
@@ -115,12 +129,13 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         app_checks=env.get(PROBES_VARIABLE, ""),
         app_metrics=env.get(METRICS_VARIABLE, ""),
         drain_s=_number("TRIOMESH_DRAIN_SECONDS", env.get("TRIOMESH_DRAIN_SECONDS", "30"), 0, 86_400),
-        max_connections=int(
-            _number("TRIOMESH_MAX_CONNECTIONS", env.get("TRIOMESH_MAX_CONNECTIONS", "16384"), 1, 1_000_000)
-        ),
+        limits=_limits(env),
+        cgroup_directory=env.get("TRIOMESH_CGROUP_DIRECTORY", ""),
         handshake_workers=int(
             _number("TRIOMESH_HANDSHAKE_WORKERS", env.get("TRIOMESH_HANDSHAKE_WORKERS", "2"), 1, 64)
         ),
+        upgrades=_upgrades(env.get("TRIOMESH_UPGRADES", "websocket")),
+        http2_engine=engine,
         log_level=level,
     )
 
@@ -173,6 +188,18 @@ def _trust_domain(text: str) -> str:
         raise SettingsError(f"TRIOMESH_TRUST_DOMAIN: {exc}") from None
 
 
+def _upgrades(text: str) -> frozenset[bytes]:
+    """Protocols of RFC 9110, 7.8, separated by commas; none is allowed, h2c is not: HTTP/2 is no upgrade."""
+    protocols = {part.strip().lower() for part in text.split(",")} - {""}
+    for protocol in protocols:
+        if _protocol(protocol) is None or protocol == "h2c":
+            raise SettingsError(
+                "TRIOMESH_UPGRADES: expected protocols for Upgrade (websocket) separated by commas, not h2c,"
+                f" got {protocol[:60]!r}"
+            )
+    return frozenset(protocol.encode() for protocol in protocols)
+
+
 def _number(name: str, text: str, low: float, high: float) -> float:
     try:
         value = float(text)
@@ -181,6 +208,21 @@ def _number(name: str, text: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise SettingsError(f"{name}: expected a number from {low:g} to {high:g}, got {text!r}")
     return value
+
+
+def _limits(env: Mapping[str, str]) -> Limits:
+    known = {limit.variable: limit for limit in described().values()}
+    given: dict[str, Any] = {}
+    for name in sorted(env):
+        if not name.startswith(VARIABLE_PREFIX):
+            continue
+        if name not in known:
+            raise SettingsError(f"{name}: expected one of {', '.join(known)}")
+        try:
+            given[known[name].field] = known[name].read(env[name])
+        except LimitError as exc:
+            raise SettingsError(f"{name}: {exc}") from None
+    return Limits(**given)
 
 
 def _addresses(name: str, text: str) -> frozenset[str]:

@@ -161,9 +161,7 @@ def edited(
         put(route(new, route_name), "fault.delay", {"percent": share, "fixed": time})
     if abort is not None:
         share, status = fault("--fault-abort", abort)
-        put(
-            route(new, route_name),
-            "fault.abort",
-            {"percent": share, "status": _number("--fault-abort", status)},
-        )
+        field = "grpcStatus" if status.startswith("grpc-") else "status"
+        number = _number("--fault-abort", status.removeprefix("grpc-"))
+        put(route(new, route_name), "fault.abort", {"percent": share, field: number})
     return new

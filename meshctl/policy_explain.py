@@ -33,6 +33,7 @@ class Row(NamedTuple):
 
 _T, _B, _O, _R = traffic.Timeouts(), traffic.Breaker(), traffic.Outliers(), traffic.Retries()
 DEFAULTS: dict[str, str] = {
+    "connection.httpVersion": "as declared",
     "timeouts.connect": duration_text(_T.connect_s),
     "timeouts.request": "off",
     "timeouts.streamIdle": "off",
@@ -122,14 +123,14 @@ def inbound(levels: Levels, namespace: str, workloads: Iterable[tuple[str, str]]
     for kind, name in workloads:
         settings = levels.of_workload(namespace, kind, name)
         scope = f"{kind.lower()} {name}"
-        who = DEFAULT
-        for source, said in levels.said(namespace, kind, name):
-            if said.mtls.mode is not None:
-                who = source
-        rows.append(Row(scope, "mtls.mode", settings.mtls.value, who, RECEIVER))
+        said = levels.said(namespace, kind, name)
+        by = [DEFAULT, *(source for source, part in said if part.mtls.mode is not None)]
+        rows.append(Row(scope, "mtls.mode", settings.mtls.value, by[-1], RECEIVER))
         for port, mode in settings.port_mtls.items():
-            by = [s for s, said in levels.said(namespace, kind, name) if port in said.mtls.ports]
+            by = [source for source, part in said if port in part.mtls.ports]
             rows.append(Row(scope, f"mtls.ports.{port}", mode.value, by[-1], RECEIVER))
+        by = [DEFAULT, *(source for source, part in said if part.path_normalization is not None)]
+        rows.append(Row(scope, "pathNormalization", settings.path_normalization.value, by[-1], RECEIVER))
     return rows
 
 

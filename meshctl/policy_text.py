@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from mesh_api import policy_types as written
+from mesh_api import traffic
 from mesh_api.policy_types import Part
 from mesh_api.policy_values import Duration, duration_text
 
@@ -94,6 +95,11 @@ def backend(arm: written.WeightedBackend) -> str:
         return f"subset {arm.subset}"
     port = f" port {arm.port}" if arm.port is not None else ""
     return f"service {arm.service}{port}" if arm.service is not None else f"every endpoint{port}"
+
+
+def aborted(abort: traffic.Abort) -> str:
+    """What a fault answers: a status of HTTP or of gRPC."""
+    return str(abort.status) if abort.grpc_status is None else f"grpc-status {abort.grpc_status}"
 
 
 def outcome(route: written.Route) -> str:

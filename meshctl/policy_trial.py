@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 from mesh_api import traffic
 from mesh_api.policy_values import duration_text
+from mesh_api.traffic import PathNormalization
 from mesh_control.compile.native import Parts
 from mesh_proxy.policy.matching import Condition, Pattern, parameters, path_of, query_of
+from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.policy.routing import Caller, Router
 from mesh_proxy.policy.rule import Rule
+from mesh_proxy.wire.message import HttpError
+from mesh_proxy.wire.path import normalise
+from meshctl.policy_text import aborted
 
 
 class Request(NamedTuple):
@@ -46,8 +51,13 @@ class Trial(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
-def tried(parts: Parts, request: Request) -> Trial:
-    """Decide as a sidecar does."""
+def tried(parts: Parts, request: Request, spelling: PathNormalization = PathNormalization.BASE) -> Trial:
+    """Decide as a sidecar does that spells paths so."""
+    try:
+        target = normalise(request.target.encode(), spelling).decode()
+    except HttpError as exc:
+        return Trial("", (f"refused: {exc.status}, flag {Flag.DPE.value}: {exc}",), ())
+    request = request._replace(target=target)
     if not parts.routes:
         return Trial("(no routes)", ("every endpoint", *_limits(parts, None)), ())
     rule = Router(parts.routes, request.caller).match(
@@ -160,7 +170,7 @@ def _fault(fault: traffic.Fault | None) -> Iterator[str]:
     if fault is not None and fault.delay is not None:
         yield f"held for {duration_text(fault.delay.fixed_s)}: {fault.delay.percent:g} %"
     if fault is not None and fault.abort is not None:
-        yield f"answer {fault.abort.status}: {fault.abort.percent:g} %"
+        yield f"answer {aborted(fault.abort)}: {fault.abort.percent:g} %"
 
 
 def _edits(what: str, edits: traffic.HeaderEdits | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ from mesh_api.traffic import (
     ValueMatch,
     WeightedTarget,
 )
+from meshctl.policy_text import aborted
 from meshctl.render import table
 
 NONE = "-"
@@ -22,7 +23,7 @@ _ROUTES = (
     *("DESTINATION", "ADDRESSES", "PROTOCOL", "ROUTE", "MATCH", "TO", "TIMEOUT", "RETRIES"),
     *("CHANGES", "POLICY"),
 )
-_SETTINGS = ("DESTINATION", "SUBSET", "LABELS", "BALANCER", "TIMEOUTS", "BREAKER", "EJECTION")
+_SETTINGS = ("DESTINATION", "SUBSET", "LABELS", "BALANCER", "TIMEOUTS", "BREAKER", "EJECTION", "HTTP")
 
 
 def named(destination: Destination) -> str:
@@ -119,7 +120,7 @@ def _changes(route: Route) -> str:
 
 def _fault(fault: Fault) -> str:
     delay = f"delay {fault.delay.percent:g}% {_seconds(fault.delay.fixed_s)}" if fault.delay else ""
-    abort = f"abort {fault.abort.percent:g}% {fault.abort.status}" if fault.abort else ""
+    abort = f"abort {fault.abort.percent:g}% {aborted(fault.abort)}" if fault.abort else ""
     return ", ".join(filter(None, (delay, abort)))
 
 
@@ -137,11 +138,13 @@ def _settings(settings: Settings) -> tuple[str, ...]:
         "stream-idle": timeouts.stream_idle_s,
         "tcp-idle": timeouts.tcp_idle_s,
     }
+    times = (("warm-up", settings.warmup_s), ("affinity", settings.affinity_s))
     return (
-        settings.algorithm.value + (f", warm-up {_seconds(settings.warmup_s)}" if settings.warmup_s else ""),
+        ", ".join((settings.algorithm.value, *(f"{name} {_seconds(time)}" for name, time in times if time))),
         ", ".join(f"{name} {_seconds(value)}" for name, value in shown.items() if value),
         _breaker(settings.breaker),
         _ejection(settings.outliers),
+        settings.http_version.value or NONE,
     )
 
 

@@ -57,6 +57,10 @@ def _settings() -> Schema:
             ),
             "timeouts": timeouts(),
             "retries": retries_with_budget(),
+            "pathNormalization": enum(
+                *("none", "base", "merge-slashes", "decode-and-merge"),
+                description="Of requests' paths. Without: base.",
+            ),
             "accessLog": enum("errors", "all", description="Without: errors."),
             "tracing": obj(
                 {

@@ -9,6 +9,10 @@ RETRY_ON = (
     "gateway-error",
     "5xx",
     "429",
+    "grpc-cancelled",
+    "grpc-deadline-exceeded",
+    "grpc-internal",
+    "grpc-resource-exhausted",
     "grpc-unavailable",
 )
 

@@ -63,6 +63,7 @@ def _spec() -> Schema:
             "target": target,
             "subsets": mapping(_subset(), 32, "Endpoints of the Service by pod labels."),
             "routes": array(_route(), 1024, description="The first match wins. Without: every endpoint."),
+            "connection": _connection(),
             "timeouts": timeouts(),
             "retries": retries_with_budget(),
             "loadBalancer": _load_balancer(),
@@ -89,6 +90,7 @@ def _subset() -> Schema:
     return obj(
         {
             "labels": {**labels("Labels of its pods."), "minProperties": 1},
+            "connection": _connection(),
             "timeouts": timeouts(),
             "loadBalancer": _load_balancer(),
             "circuitBreaker": _circuit_breaker(),
@@ -208,6 +210,11 @@ def _rate_limit() -> Schema:
         },
         "requestsPerSecond",
     )
+
+
+def _connection() -> Schema:
+    version = enum("1.1", "2", description="Without: as the port is declared, else as the client speaks.")
+    return obj({"httpVersion": version})
 
 
 def _load_balancer() -> Schema:

@@ -82,7 +82,7 @@ def destination(index: Index, name: str) -> Destination | None:
         if port.port == wanted.port:
             view = port_view(tables, service, port, wanted.family)
             chosen = choose(view.endpoints, service, wanted.node, tables.zone_of(wanted.node))
-            said = _policy_parts(tables, service, wanted)
+            said = _with_affinity(_policy_parts(tables, service, wanted), service)
             return Destination(
                 name=service.name,
                 namespace=service.namespace,
@@ -90,6 +90,7 @@ def destination(index: Index, name: str) -> Destination | None:
                 addresses=view.addresses,
                 family=wanted.family,
                 protocol=view.protocol,
+                local=service.node_local and bool(wanted.node),
                 endpoints=tuple(_endpoint(one, said.plaintext) for one in chosen),
                 subsets=said.subsets,
                 routes=said.routes,
@@ -116,13 +117,29 @@ def _policy_parts(tables: Tables, service: Service, wanted: DestinationName) -> 
         other = tables.service(key)
         node, family = "", wanted.family
         if other is not None:
-            node = wanted.node if other.by_node else ""
+            node = wanted.node if tables.differs(other) else ""
             # Endpoints of the other family are better than none: the connection to them is the sidecar's own.
             family = family if family in other.families else next(iter(other.families), family)
         found = DestinationName(*key, port or wanted.port, family, node)
         return "" if key == service.key and found.port == wanted.port else str(found)
 
     return parts(policy, policies.levels, service.namespace, backend)
+
+
+def _with_affinity(said: Parts, service: Service) -> Parts:
+    """All settings of a destination with its Service's session affinity."""
+    affinity = service.affinity
+    if affinity is None:
+        return said
+
+    def sticky(settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, affinity_s=float(affinity.timeout_s))
+
+    subsets = {
+        name: msgspec.structs.replace(one, settings=sticky(one.settings)) if one.settings else one
+        for name, one in said.subsets.items()
+    }
+    return msgspec.structs.replace(said, settings=sticky(said.settings), subsets=subsets)
 
 
 def _endpoint(view: EndpointView, plaintext: bool) -> Endpoint:
@@ -197,6 +214,7 @@ def workload(index: Index, namespace: str, pod_name: str, mesh: Mesh) -> Workloa
             protocols={str(port): protocol for port, protocol in view.protocols},
         ),
         egress=settings.egress,
+        path_normalization=settings.path_normalization,
         access_log=settings.access_log,
         draining=view.draining,
     )

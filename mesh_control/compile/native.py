@@ -76,7 +76,9 @@ def parts(policy: TrafficPolicy | None, levels: Levels, namespace: str, backend:
 
 def usage_of(said: written.Usage) -> written.Usage:
     """Only what is about endpoints, of a whole spec or a subset."""
-    return written.Usage(said.timeouts, said.load_balancer, said.circuit_breaker, said.outliers)
+    return written.Usage(
+        said.connection, said.timeouts, said.load_balancer, said.circuit_breaker, said.outliers
+    )
 
 
 def _usage(said: Sequence[Layer]) -> written.Usage:
@@ -100,6 +102,7 @@ def _said(**fields: Any) -> dict[str, Any]:
 
 def settings(usage: written.Usage) -> traffic.Settings:
     """With defaults where nothing was said."""
+    version = usage.connection.http_version
     times, balancer, breaker, outliers = (
         usage.timeouts,
         usage.load_balancer,
@@ -135,7 +138,11 @@ def settings(usage: written.Usage) -> traffic.Settings:
                 min_health_percent=outliers.min_health_percent,
             )
         ),
-        **_said(algorithm=balancer.algorithm, warmup_s=balancer.warmup),
+        **_said(
+            http_version=traffic.HttpVersion(version.value) if version else None,
+            algorithm=balancer.algorithm,
+            warmup_s=balancer.warmup,
+        ),
     )
 
 
@@ -250,5 +257,7 @@ def _fault(fault: written.Fault) -> traffic.Fault | None:
     delay, abort = fault.delay, fault.abort
     return traffic.Fault(
         traffic.Delay(delay.percent, float(delay.fixed)) if delay else None,
-        traffic.Abort(abort.percent, abort.status) if abort else None,
+        traffic.Abort(abort.percent, **_said(status=abort.status, grpc_status=abort.grpc_status))
+        if abort
+        else None,
     )

@@ -141,7 +141,6 @@ class ServiceSpec(Wire):
     ip_families: list[str] | None = None
     publish_not_ready_addresses: bool | None = None
     internal_traffic_policy: str | None = None
-    traffic_distribution: str | None = None
     session_affinity: str | None = None
     session_affinity_config: AffinityConfig | None = None
 

@@ -8,30 +8,34 @@ from mesh_api.names import MAX_LISTED_PORTS
 from mesh_api.sidecar import Protocol
 from mesh_control.index.objects import PortRanges
 
-_TCP = frozenset(
-    ("tcp", "tls", "https", "wss", "mongo", "mysql", "redis", "postgres", "amqp", "mqtt", "kubernetes.io/wss")
-)
-_HTTP = frozenset(("http", "ws", "kubernetes.io/ws"))
-# Spoken over HTTP/2 as a rule, which the sidecar recognises by its preface: left to detection.
-_HTTP2 = frozenset(("http2", "h2c", "grpc", "grpc-web", "kubernetes.io/h2c"))
+_SPOKEN = {
+    # gRPC-Web is for browsers: HTTP of whichever version.
+    Protocol.HTTP: ("http", "ws", "grpc-web", "kubernetes.io/ws"),
+    Protocol.HTTP2: ("http2", "h2c", "grpc", "kubernetes.io/h2c"),
+    # What the application itself encrypts is passed through, whatever is inside.
+    Protocol.TCP: (
+        *("tcp", "tls", "https", "wss", "kubernetes.io/wss"),
+        *("mongo", "mysql", "redis", "postgres", "amqp", "mqtt"),
+    ),
+}
+_PROTOCOLS = {name: protocol for protocol, names in _SPOKEN.items() for name in names}
 
 _RANGE = re.compile(r"([0-9]{1,5})(?:[-:]([0-9]{1,5}))?", re.ASCII)
 _SCHEDULED = re.compile(r"(.+)-[0-9]{8,10}", re.ASCII)
 
 
 def protocol_of(app_protocol: str | None, port_name: str) -> Protocol:
-    """What a Service's port speaks: appProtocol, else the name's part before the first dash."""
+    """What a Service's port speaks: appProtocol, whole; else the name, whole or up to a dash.
+
+    An appProtocol is a name of IANA's registry, whose letters' case does not count (RFC 6335, 5.1), or one of
+    Kubernetes' own (KEP-3726); any other says nothing that is known here, and the port's name is not asked
+    then. Names of ports have small letters (core/v1 ServicePort).
+    """
     if app_protocol:
-        return _protocol(app_protocol.lower())
-    return _protocol(port_name.partition("-")[0])
-
-
-def _protocol(text: str) -> Protocol:
-    if text in _HTTP:
-        return Protocol.HTTP
-    if text in _TCP:
-        return Protocol.TCP
-    return Protocol.AUTO
+        return _PROTOCOLS.get(app_protocol.lower(), Protocol.AUTO)
+    if port_name.startswith("grpc-web-"):
+        port_name = "grpc-web"
+    return _PROTOCOLS.get(port_name) or _PROTOCOLS.get(port_name.partition("-")[0], Protocol.AUTO)
 
 
 def port_ranges(text: str) -> PortRanges:

@@ -13,6 +13,7 @@ import msgspec
 
 from mesh_api.policy_types import AccessLog, MeshPolicy, MeshSettings, Part, Policy, Retries, Usage
 from mesh_api.sidecar import EgressMode, MtlsMode
+from mesh_api.traffic import PathNormalization
 
 Key = tuple[str, str]
 P = TypeVar("P", bound=Policy)
@@ -42,6 +43,7 @@ class WorkloadSettings(msgspec.Struct, frozen=True):
     mtls: MtlsMode = MtlsMode.PERMISSIVE
     port_mtls: dict[str, MtlsMode] = {}
     egress: EgressMode = EgressMode.PASSTHROUGH
+    path_normalization: PathNormalization = PathNormalization.BASE
     access_log: bool = False
 
 
@@ -147,5 +149,6 @@ def _with(below: WorkloadSettings, said: MeshSettings) -> WorkloadSettings:
         mtls=mode or below.mtls,
         port_mtls={**ports, **said.mtls.ports},
         egress=said.egress.mode if said.egress else below.egress,
+        path_normalization=said.path_normalization or below.path_normalization,
         access_log=below.access_log if said.access_log is None else said.access_log is AccessLog.ALL,
     )

@@ -152,7 +152,7 @@ class ServicePort(Record, frozen=True, gc=False):
 
 
 class Affinity(Record, frozen=True, gc=False):
-    """sessionAffinity: ClientIP. Kept as data: no sidecar acts on it yet."""
+    """sessionAffinity: ClientIP."""
 
     timeout_s: int
 
@@ -173,8 +173,6 @@ class Service(Record, frozen=True, gc=False):
     publish_not_ready: bool
     node_local: bool
     """internalTrafficPolicy: Local"""
-    distribution: str
-    """trafficDistribution, or 'Auto' for the older topology-mode annotation."""
     affinity: Affinity | None
     opaque_ports: PortRanges | None
     """None: the namespace decides."""
@@ -184,11 +182,6 @@ class Service(Record, frozen=True, gc=False):
     @property
     def key(self) -> Key:
         return self.namespace, self.name
-
-    @property
-    def by_node(self) -> bool:
-        """Whether callers on different nodes may reach different endpoints."""
-        return self.node_local or bool(self.distribution)
 
 
 class SliceEndpoint(Record, frozen=True, gc=False):
@@ -215,6 +208,8 @@ class EndpointSlice(Record, frozen=True, gc=False):
     ports: tuple[tuple[str, int], ...]
     """Name and number of the TCP ports."""
     endpoints: tuple[SliceEndpoint, ...]
+    hinted: bool
+    """Some endpoint has hints."""
     problems: tuple[str, ...] = ()
 
     @property

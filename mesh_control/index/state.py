@@ -243,7 +243,7 @@ class Index:
 
     def _by_zone(self, reach: _Reach) -> set[DestinationName | str]:
         """Destinations that callers on one node may see differently when its zone is another."""
-        near = [service.key for service in self.tables.services() if service.distribution]
+        near = {piece.owner for piece in self.tables.slices() if piece.hinted}
         reach.services.update(near)
         return {name for key in near for name in self._digests.get(key, ())}
 
@@ -256,6 +256,8 @@ class Index:
             self._reach_service(obj, reach)
         elif isinstance(obj, EndpointSlice):
             reach.services.add(obj.owner)
+            if _hints(old) != _hints(new) and (service := self.tables.service(obj.owner)):
+                self._reach_service(service, reach)  # whether nodes matter is in its keys
             for endpoint in _endpoints_changed(obj, old, new):
                 self._reach_endpoint(endpoint, reach)
         elif isinstance(obj, TrafficPolicy):
@@ -366,6 +368,11 @@ def _endpoints_changed(obj: EndpointSlice, old: Object | None, new: Object | Non
 
 def _zone(obj: Object | None) -> str:
     return obj.zone if isinstance(obj, Node) else ""
+
+
+def _hints(obj: Object | None) -> Key | None:
+    """The Service for which a slice has hints."""
+    return obj.owner if isinstance(obj, EndpointSlice) and obj.hinted else None
 
 
 def _opaque(obj: Object | None) -> object:

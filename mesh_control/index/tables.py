@@ -81,12 +81,19 @@ class Tables:
         """A Service by namespace and name."""
         return self._services.get(key)
 
+    def differs(self, service: Service) -> bool:
+        """Whether callers on different nodes may be given different endpoints of a Service.
+
+        kube-proxy goes by the hints, whoever wrote them and whatever the Service says; so do we.
+        """
+        return service.node_local or any(piece.hinted for piece in self.slices_of(service.key))
+
     def by_node(self, service: Service) -> bool:
-        """Whether callers on different nodes may reach different endpoints, also where its routes lead."""
-        if service.by_node:
+        """The same, also where its routes lead."""
+        if self.differs(service):
             return True
         others = (self.service(key) for key in self.policies.led_from(service.key))
-        return any(other is not None and other.by_node for other in others)
+        return any(other is not None and self.differs(other) for other in others)
 
     def zone_of(self, node: str) -> str:
         """The zone of a node; '' if it is not known."""

@@ -176,16 +176,17 @@ def choose(
 ) -> Sequence[EndpointView]:
     """The endpoints that a caller on a node is given, as kube-proxy chooses them.
 
-    internalTrafficPolicy Local leaves only the node's own. Endpoints that terminate count when none is ready.
-    Hints (trafficDistribution, KEP-2433, KEP-4444) count when every ready endpoint has them and one fits. For
-    no node ('') all nodes' endpoints are given.
+    internalTrafficPolicy Local (KEP-2086) leaves only the node's own. Endpoints that terminate count when
+    none is ready (KEP-1669). Hints (KEP-2433; trafficDistribution makes them, KEP-4444 and KEP-3015) count
+    when every ready endpoint has them and one fits: those for the node, else those for its zone. For no node
+    ('') all nodes' endpoints are given.
     """
     if service.node_local and node:
         views = [view for view in views if view.node == node]
     ready = [view for view in views if view.ready]
     if not ready:
         return views
-    if service.node_local or not service.distribution or not node:
+    if service.node_local or not node:
         return ready
     if all(view.node_hints for view in ready):
         near = [view for view in ready if node in view.node_hints]
@@ -203,21 +204,21 @@ def digests(tables: Tables, service: Service) -> dict[DestinationName, bytes]:
     found: dict[DestinationName, bytes] = {}
     policies = tables.policies.service_state(service.key)
     led = [
-        (key, (other.by_node, other.families) if other is not None else None)
+        (key, (tables.differs(other), other.families) if other is not None else None)
         for key, other in sorted((key, tables.service(key)) for key in tables.policies.led_from(service.key))
     ]
     for port in service.ports:
         for family in service.families:
             view = port_view(tables, service, port, family)
-            if not service.by_node:
+            if not tables.differs(service):
                 # Where a node is does not matter, so its change is none.
-                seen = [
+                seen: list[object] = [
                     (one.address, one.port, one.identity, one.workload, one.labels)
                     for one in choose(view.endpoints, service)
                 ]
-                material: object = (view.protocol, view.addresses, seen, policies, led)
             else:
-                material = (view.protocol, view.addresses, view.endpoints, service.node_local, policies, led)
+                seen = [view.endpoints, service.node_local]
+            material = (view.protocol, view.addresses, seen, service.affinity, policies, led)
             name = DestinationName(service.namespace, service.name, port.port, family)
             data = msgspec.msgpack.encode(material, order="deterministic")
             found[name] = blake2b(data, digest_size=16).digest()

@@ -55,7 +55,6 @@ from mesh_control.index.objects import (
 ZONE = "topology.kubernetes.io/zone"
 SERVICE_NAME = "kubernetes.io/service-name"
 TEMPLATE_HASH = "pod-template-hash"
-TOPOLOGY_MODE = "service.kubernetes.io/topology-mode"
 
 NODE_IPS = ("InternalIP", "ExternalIP")
 
@@ -209,12 +208,8 @@ def _service(raw: ApiService) -> Service:
         config = spec.session_affinity_config
         timeout = config.client_ip.timeout_seconds if config and config.client_ip else None
         affinity = Affinity(timeout or 10_800)
-        problems.append("sessionAffinity ClientIP: callers in the mesh are balanced without it")
     balancers = (raw.status and raw.status.load_balancer and raw.status.load_balancer.ingress) or ()
     annotations = meta.annotations or {}
-    distribution = spec.traffic_distribution or ""
-    if not distribution and annotations.get(TOPOLOGY_MODE, "").lower() == "auto":
-        distribution = "Auto"
     own = problems.ips([ip for ip in cluster_ips if ip not in ("", "None")], "spec.clusterIPs")
     return Service(
         namespace=intern(meta.namespace),
@@ -230,7 +225,6 @@ def _service(raw: ApiService) -> Service:
         selects=bool(spec.selector),
         publish_not_ready=bool(spec.publish_not_ready_addresses),
         node_local=spec.internal_traffic_policy == "Local",
-        distribution=intern(distribution),
         affinity=affinity,
         opaque_ports=problems.ports(annotations, names.OPAQUE_PORTS),
         created=meta.creation_timestamp or "",
@@ -274,6 +268,7 @@ def _slice(raw: ApiEndpointSlice) -> EndpointSlice:
             if one.port is not None and (one.protocol or "TCP") == "TCP"
         ),
         endpoints=tuple(endpoints),
+        hinted=any(one.zone_hints or one.node_hints for one in endpoints),
         problems=tuple(problems),
     )
 

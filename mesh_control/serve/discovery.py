@@ -195,6 +195,7 @@ class DiscoveryServer:
                     keys=len(stream.session.asked),
                     connected_s=round(now - stream.since, 3),
                     error=error,
+                    http2=stream.speaker.http2,
                 )
             )
         return found
@@ -256,7 +257,7 @@ class DiscoveryServer:
         Raises what breaks the stream; what this side decides is told to the sidecar and counted.
         """
         try:
-            pod, version = await self._greet(stream, identity)
+            pod, speaker = await self._greet(stream, identity)
         except _Refused as exc:
             self.stats.ended[exc.kind] += 1
             self.on_event("discovery.refused", {"reason": exc.kind, "identity": identity, "detail": str(exc)})
@@ -266,7 +267,6 @@ class DiscoveryServer:
         if known is not None:
             known.end(Ending("replaced", "a newer stream of the same pod has come"))
         age = min(self.limits.max_age_s * self.rng.uniform(0.75, 1.0), not_after - self._wall())
-        speaker = Speaker(identity, version)
         served = Stream(self, stream, Session(pod, lambda: None), speaker, trio.current_time() + age)
         self._streams[pod] = served
         self.stats.connected += 1
@@ -331,7 +331,7 @@ class DiscoveryServer:
             raise FrameError(f"expected ALPN {ALPN_DISCOVERY}, got {tls.selected_alpn_protocol()}")
         await self.converse(tls, peer.identity, peer.not_after)
 
-    async def _greet(self, stream: trio.abc.Stream, identity: str) -> tuple[PodRef, str]:
+    async def _greet(self, stream: trio.abc.Stream, identity: str) -> tuple[PodRef, Speaker]:
         """Read Hello, check it, say Welcome. Raises _Refused."""
         self._strangers += 1
         try:
@@ -356,7 +356,8 @@ class DiscoveryServer:
             await send(stream, self._welcome, self.limits.hello_s)
         finally:
             self._strangers -= 1
-        return PodRef(hello.namespace, hello.pod), clean(hello.version, MAX_VERSION_CHARS)
+        version, http2 = (clean(said, MAX_VERSION_CHARS) for said in (hello.version, hello.http2))
+        return PodRef(hello.namespace, hello.pod), Speaker(identity, version, http2)
 
     def _changed(self, keys: Collection[str]) -> None:
         self.subscriptions.changed(keys, trio.current_time())

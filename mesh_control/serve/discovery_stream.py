@@ -72,6 +72,8 @@ class Speaker(NamedTuple):
     identity: str
     version: str
     """Of its program."""
+    http2: str
+    """Its HTTP/2 engine."""
 
 
 class Owner(Protocol):

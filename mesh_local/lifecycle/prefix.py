@@ -18,7 +18,7 @@ from mesh_local.settings import SettingsError
 PACKAGES = ("mesh_api", "mesh_ops", "mesh_proxy", "mesh_control", "injector", "certs")
 LIBRARIES = (
     *("trio", "msgspec", "cryptography", "pyroute2", "click"),
-    *("h11", "httpcore", "kubernetes", "pyyaml", "google-re2"),
+    *("h11", "httpcore", "kubernetes", "pyyaml", "google-re2", "h2", "cffi"),
 )
 # Half of all files: the client's typed models, its variant for asyncio, time zones; nothing imports them.
 _UNUSED = re.compile(

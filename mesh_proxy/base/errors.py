@@ -6,9 +6,17 @@ response or a reset in one place of each direction.
 
 from __future__ import annotations
 
+from typing import Final
+
+REFUSED_STREAM: Final = 0x7
+"""RFC 9113, 8.7: the stream was closed before any processing."""
+
 
 class TransportError(Exception):
-    """A connection cannot be used further. `detail` is a short phrase for logs and error headers."""
+    """A connection or stream cannot be used further; `detail` is a short phrase for logs and headers."""
+
+    unprocessed = False
+    """The peer has not processed the request: it said so, or nothing of it was sent."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -49,3 +57,18 @@ class IdentityMismatch(ConnectFailed):
 
 class Overloaded(TransportError):
     """A bound of this sidecar was reached."""
+
+
+class StreamReset(TransportError):
+    """One HTTP/2 stream was ended before its time; `code` is that of RFC 9113, 7."""
+
+    def __init__(self, code: int, remote: bool, detail: str = "") -> None:
+        """`remote`: the peer did it."""
+        super().__init__(detail or f"the {'peer' if remote else 'sidecar'} reset the stream (code {code})")
+        self.code = code
+        self.remote = remote
+        self.unprocessed = remote and code == REFUSED_STREAM
+
+
+class ProtocolFailed(TransportError):
+    """The peer broke the rules of its protocol, or our bounds on what it may do: the connection is ended."""

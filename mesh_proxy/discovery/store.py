@@ -284,6 +284,7 @@ def _own_part(own: WorkloadConfig) -> Snapshot:
         trust_domain=own.trust_domain,
         draining=own.draining,
         egress=own.egress,
+        path_normalization=own.path_normalization,
         inbound=own.inbound,
         access_log=own.access_log,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from mesh_api.traffic import PathNormalization
+from mesh_proxy.http2.process import Http2
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.pool.service import Service
@@ -13,12 +16,21 @@ from mesh_proxy.telemetry.tap import Taps
 from mesh_proxy.wire.http1 import Limits
 
 
+class Stoppable(Protocol):
+    """Bytes that are relayed both ways."""
+
+    def stop(self, flag: str, detail: str) -> None:
+        """End that at once."""
+        ...
+
+
 class Context(Protocol):
     """Shared by every connection of the process."""
 
     reactor: Reactor
     stats: ProxyStats
     limits: Limits
+    http2: Http2
     wall_offset: float
     """Unix time minus the reactor's clock, in seconds."""
     draining: bool
@@ -26,6 +38,13 @@ class Context(Protocol):
     stopping: bool
     """Inbound connections are closed between requests."""
     log_all: bool
+    path_mode: PathNormalization
+    path_plain: Callable[[bytes], bool] | None
+    """Says at a glance that `path_mode` changes nothing about a target; None where it never does."""
+    upgrades: frozenset[bytes]
+    """Protocols, in lower case, that a client may switch its connection to."""
+    relays: dict[Stoppable, int]
+    """Inbound plaintext relays and tunnels, and their port, which a change of the mTLS mode may end."""
     taps: Taps
     """Whether somebody watches: then requests go to `taps.active` at their end."""
 
@@ -68,6 +87,10 @@ class View(Protocol):
     drains: bool
     """Whether a draining sidecar asks this client to close."""
     idle_s: float
+    identity_line: bytes
+    """Header line that tells the application who its caller is; b"" if that was not proved, or outbound."""
+    plaintext_port: int
+    """The port that an unproved caller has come to, whose mTLS mode may end a tunnel; 0 for all others."""
     conn: Conn
 
     def service(self) -> Service | Denied:

@@ -1,23 +1,29 @@
-"""The state of one downstream connection's present request, shared by the steps that serve it.
+"""The state of one request that is being served, shared by the steps that serve it.
 
-There is one object for each connection: the request loop sets it up anew for each request.
+There is one object for each HTTP/1 connection, which the request loop sets up anew for each request, and one
+for each stream of an HTTP/2 connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh_proxy.http.body import Body
+from mesh_proxy.http.body import Arriving
 from mesh_proxy.http.context import Context, View
 from mesh_proxy.http.idle import StreamIdle
-from mesh_proxy.net.conn import Conn
+from mesh_proxy.http.message import Down, Request
+from mesh_proxy.http2.stream import ServerStream
+from mesh_proxy.net.conn import Interruptible
+from mesh_proxy.net.reactor import BROKEN
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.retry import Phase
 from mesh_proxy.pool.cluster import Cluster
 from mesh_proxy.pool.endpoint import Endpoint
 from mesh_proxy.telemetry.access_log import Record
 from mesh_proxy.telemetry.stats import RequestStats, is_failure
+from mesh_proxy.wire import grpc
 from mesh_proxy.wire.http1 import RequestHead
+from mesh_proxy.wire.upgrade import Asked
 
 Outcome = tuple[bool, str, str]
 """Whether the client's connection can carry another request; flag and detail of what went wrong, or empty."""
@@ -40,6 +46,8 @@ class AttemptFailed(Exception):
         """The connection can carry another request."""
         self.stale = False
         """A pooled connection had died: the endpoint is not to blame."""
+        self.refused = False
+        """The endpoint has refused an HTTP/2 stream: where no other is left, it may take the next."""
         self.innocent = False
         """The endpoint could not answer: the client had not sent its whole request."""
         self.pause_s = -1.0
@@ -51,35 +59,52 @@ class Exchange:
 
     __slots__ = (
         "_idle",
+        "asked",
         "attempts",
         "body",
         "cluster",
+        "conn",
         "context",
         "counted",
         "deadline",
         "down",
+        "grpc",
+        "grpc_status",
+        "grpc_timeout_s",
         "head",
         "idle",
         "message",
         "reactor",
+        "request",
         "request_id",
         "retry_reason",
         "rule",
         "started",
         "status",
+        "stream",
+        "switched",
         "tried",
         "upstream",
         "view",
     )
 
-    def __init__(self, context: Context, view: View) -> None:
+    def __init__(self, context: Context, view: View, stream: ServerStream | None = None) -> None:
+        """`stream`: where the request has come on an HTTP/2 connection."""
         self.context = context
         self.view = view
-        self.down = view.conn
+        self.conn = view.conn
+        self.stream = stream
+        self.down: Down = stream or view.conn
         self.reactor = context.reactor
         self.request_id = b""
         self.message = b""
-        """The request as it goes on, as much of it as has come."""
+        """An HTTP/1 request as it goes on, as much of it as has come."""
+        self.request: Request | None = None
+        """An HTTP/2 request, likewise."""
+        self.grpc = False
+        """Its client reads gRPC: answers of our own are in its terms."""
+        self.grpc_timeout_s: float | None = None
+        """What the client has set."""
         self.deadline = NEVER
         """On the reactor's clock: when the whole request must be over."""
         self.tried: Sequence[Endpoint] = ()
@@ -89,7 +114,7 @@ class Exchange:
         self._idle: StreamIdle | None = None
         self.begin(_NO_HEAD, None)
 
-    def begin(self, head: RequestHead, body: Body | None) -> None:
+    def begin(self, head: RequestHead, body: Arriving | None) -> None:
         """Start with a request."""
         self.head = head
         self.body = body
@@ -97,6 +122,12 @@ class Exchange:
         self.started = self.reactor.now
         self.status = 0
         """Of the response that the client gets; 0 while there is none."""
+        self.grpc_status = -1
+        """Of a gRPC response; -1 while there is none."""
+        self.asked: Asked | None = None
+        """What the client wants its connection to become."""
+        self.switched = 0.0
+        """On the reactor's clock: since when it is that."""
         self.attempts = 0
         self.retry_reason = ""
         self.rule = ""
@@ -106,7 +137,15 @@ class Exchange:
         self.counted: RequestStats = self.view.stats
         """Where this request counts: outbound, at its arm and endpoint."""
 
-    def watch(self, up: Conn, idle_s: float) -> StreamIdle:
+    def gone(self) -> bool:
+        """The client has reset its connection or stream, or has lost it."""
+        return self.down.doom is not None or bool(self.conn.ended & BROKEN)
+
+    def observed(self) -> int:
+        """The status of the response, as it speaks for or against the endpoint."""
+        return self.status if self.grpc_status <= 0 else grpc.as_http(self.grpc_status)
+
+    def watch(self, up: Interruptible, idle_s: float) -> StreamIdle:
         """Watch the attempt on `up` for silence."""
         if self._idle is None:
             self._idle = StreamIdle(self.reactor, self.down)
@@ -114,21 +153,25 @@ class Exchange:
         return self._idle
 
     def close(self) -> None:
-        """The connection serves no further request."""
+        """There will be no further request."""
         if self._idle is not None:
             self._idle.forget()
 
     def end(self, flag: str, detail: str, bytes_in: int, bytes_out: int) -> None:
         """Statistics and the access log; bytes as the client's connection has carried them."""
         duration_s = self.reactor.now - self.started
-        self.counted.done(self.status, flag, duration_s, bytes_in, bytes_out)
+        status = self.status if self.grpc_status <= 0 else grpc.COUNTED + self.grpc_status
+        if self.switched:
+            self.counted.tunnelled(status, flag, bytes_in, bytes_out)
+        else:
+            self.counted.done(status, flag, duration_s, bytes_in, bytes_out)
         if self.context.taps.active is not None:
             self.context.taps.add(
                 self.counted.key,
                 self.view.source,
                 self.head.method,
                 self.head.target,
-                is_failure(self.status, flag),
+                is_failure(status, flag),
                 duration_s,
             )
         if flag or self.context.log_all:
@@ -158,7 +201,7 @@ class Exchange:
         record = Record(
             time=self.reactor.now - duration_s + self.context.wall_offset,
             direction=view.direction,
-            protocol="HTTP/1.1" if head is None or head.minor else "HTTP/1.0",
+            protocol="HTTP/2" if self.stream else "HTTP/1.1" if head is None or head.minor else "HTTP/1.0",
             method=head.method if head else b"",
             path=head.target if head else b"",
             host=head.host if head else b"",
@@ -170,14 +213,14 @@ class Exchange:
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             source=view.source,
-            source_identity=self.down.peer,
+            source_identity=self.conn.peer,
             destination=view.destination,
             rule=self.rule,
             subset=self.cluster.subset if self.cluster else "",
             upstream=upstream.text if upstream else "",
             attempts=self.attempts,
             retry_reason=self.retry_reason,
-            mtls=bool(self.down.peer) or bool(upstream and upstream.peer.identity),
+            mtls=bool(self.conn.peer) or bool(upstream and upstream.peer.identity),
             request_id=self.request_id,
         )
         self.context.record(record)

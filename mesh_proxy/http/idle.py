@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mesh_proxy.base.errors import DeadlineExceeded
-from mesh_proxy.net.conn import Conn
+from mesh_proxy.http.message import Down
+from mesh_proxy.net.conn import Interruptible
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.wheel import NEVER, Timed
 
@@ -16,16 +17,16 @@ class StreamIdle(Timed):
 
     __slots__ = ("_down", "_reactor", "_up", "fired", "idle_s")
 
-    def __init__(self, reactor: Reactor, down: Conn) -> None:
+    def __init__(self, reactor: Reactor, down: Down) -> None:
         super().__init__()
         self._reactor = reactor
         self._down = down
-        self._up: Conn | None = None
+        self._up: Interruptible | None = None
         self.idle_s = 0.0
         self.fired = False
         """It has ended the exchange."""
 
-    def start(self, up: Conn, idle_s: float) -> None:
+    def start(self, up: Interruptible, idle_s: float) -> None:
         """Watch an exchange with `up`."""
         self._up = up
         self.idle_s = idle_s

@@ -5,8 +5,7 @@ from __future__ import annotations
 import trio
 
 from mesh_proxy.base.errors import PartnerGone, TransportError
-from mesh_proxy.net.conn import Conn
-from mesh_proxy.net.reactor import BROKEN
+from mesh_proxy.http.exchange import Exchange
 
 
 class _Pause:
@@ -21,14 +20,15 @@ class _Pause:
         self.over.set()
 
 
-async def pause(down: Conn, seconds: float) -> None:
+async def pause(x: Exchange, seconds: float) -> None:
     """Wait; the client's end ends it.
 
     Raises:
-        PartnerGone: the client has reset its connection.
+        PartnerGone: the client has reset its connection or stream.
     """
-    if down.ended & BROKEN:
+    if x.gone():
         raise PartnerGone("the client reset the connection")
+    down = x.down
     waiting = _Pause()
     before, down.partner = down.partner, waiting
     try:
@@ -36,6 +36,6 @@ async def pause(down: Conn, seconds: float) -> None:
             await waiting.over.wait()
     finally:
         down.partner = before
-        down.reactor.now = trio.current_time()  # no event may have come meanwhile
+        x.reactor.now = trio.current_time()  # no event may have come meanwhile
     if waiting.error is not None:
         raise waiting.error

@@ -12,9 +12,11 @@ from mesh_proxy.base.errors import (
 )
 from mesh_proxy.http.exchange import AttemptFailed, Exchange
 from mesh_proxy.net.conn import Conn
+from mesh_proxy.policy.edits import dropper
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.policy.retry import Phase
 from mesh_proxy.pool.plan import Plan
+from mesh_proxy.wire.dechunk import Dechunker
 from mesh_proxy.wire.http1 import (
     CHUNKED,
     LENGTH,
@@ -25,14 +27,18 @@ from mesh_proxy.wire.http1 import (
     ResponseHead,
 )
 
+_drop_coding = dropper(("trailer", "transfer-encoding"))
+
 
 class Cut(Exception):
-    """The endpoint's response ended too early: the client's connection is cut."""
+    """The endpoint's response ended too early: the client's connection is cut, or its stream reset."""
 
-    def __init__(self, flag: str, detail: str) -> None:
+    def __init__(self, flag: str, detail: str, code: int = 0) -> None:
+        """`code`: what an HTTP/2 client's stream is reset with, if the endpoint's was."""
         super().__init__(detail)
         self.flag = flag
         self.detail = detail
+        self.code = code
 
 
 async def interim(x: Exchange, response: ResponseHead, rest: bytes, up: Conn) -> None:
@@ -41,11 +47,12 @@ async def interim(x: Exchange, response: ResponseHead, rest: bytes, up: Conn) ->
         raise HttpError(502, "unexpected-upgrade", "the endpoint switched protocols without being asked")
     if x.head.minor:
         try:
-            await x.down.write(b"%s\r\n%s\r\n" % (response.line, response.forward_block(False)))
+            await x.conn.write(b"%s\r\n%s\r\n" % (response.line, response.forward_block(False)))
         except TransportError as exc:
             raise PartnerGone(exc.detail) from exc
     if rest:
         up.unread(rest)
+        await x.conn.take_turns()
 
 
 async def relay(
@@ -56,21 +63,22 @@ async def relay(
     Returns whether the client's connection can carry another request, flag, detail, and whether the
     endpoint's can.
     """
-    down = x.down
+    down = x.conn
     view = x.view
     head = x.head
     body = x.body
     x.status = response.status
     framing = response.framing
     have = len(buf) - end
-    keep = head.keep_alive and head.minor == 1 and framing != UNTIL_CLOSE
+    keep = head.keep_alive and framing != UNTIL_CLOSE and (framing != CHUNKED or head.minor == 1)
     if keep and ((x.context.draining and view.drains) or down.expires <= x.reactor.now):
         keep = False
     if body is not None and not body.done:
         keep = False  # nobody will read what is still to come
-    reuse = response.keep_alive and head.minor == 1 and up.expires > x.reactor.now
+    reuse = response.keep_alive and up.expires > x.reactor.now
 
     scanner: ChunkScanner | None = None
+    dechunk: Dechunker | None = None
     if framing == LENGTH:
         left = response.length - have
         if left < 0:
@@ -83,6 +91,9 @@ async def relay(
             buf = buf[: end + used]
             reuse = False
         left = 0 if scanner.done else 1
+        if not head.minor:
+            dechunk = Dechunker()  # an HTTP/1.0 client reads to the connection's end
+            buf = buf[:end] + dechunk.feed(buf[end:])
     elif framing == NO_BODY:
         if have:
             buf = buf[:end]
@@ -93,17 +104,21 @@ async def relay(
 
     try:
         edits = plan.response_edits
-        if response.hop or not keep or not response.minor or edits is not None:
+        if response.hop or not keep or not response.minor or not head.minor or edits is not None:
             block = response.forward_block(view.keep_mesh_error and bool(up.peer))
             if edits is not None:
                 block = edits.apply(block)
+            if not head.minor:
+                block = _drop_coding(block)  # which HTTP/1.0 does not know, a response to HEAD included
             if not keep:
                 block += b"connection: close\r\n"
+            elif not head.minor:
+                block += b"connection: keep-alive\r\n"
             line = response.line if response.minor else b"HTTP/1.1" + response.line[8:]
             await down.write(b"%s\r\n%s\r\n%s" % (line, block, buf[end:]))
         else:
             await down.write(buf)
-        if left and await _rest(x, framing, left, scanner, up):
+        if left and await _rest(x, framing, left, scanner, dechunk, up):
             reuse = False
     except Cut as exc:
         down.abort()
@@ -118,24 +133,24 @@ async def relay(
 def _first_chunks(x: Exchange, scanner: ChunkScanner, data: bytes) -> int:
     """Check what came of a chunked body with its head; nothing has been passed on yet."""
     try:
-        if not x.head.minor:
-            raise HttpError(502, "chunks-for-http10", "a chunked response to an HTTP/1.0 request")
         return scanner.feed(data)
     except HttpError as exc:
         x.status = 0
         raise AttemptFailed(Phase.RESPONSE_STARTED, Flag.UPE, f"malformed response: {exc}") from exc
 
 
-async def _rest(x: Exchange, framing: int, left: int, scanner: ChunkScanner | None, up: Conn) -> bool:
+async def _rest(
+    x: Exchange, framing: int, left: int, scanner: ChunkScanner | None, dechunk: Dechunker | None, up: Conn
+) -> bool:
     """Relay the rest of a response body; whether the endpoint sent more than its message."""
-    down = x.down
+    down = x.conn
     idle = x.idle
     read = up.read
     while True:
         try:
             data = await read()
         except DeadlineExceeded:
-            raise _late(x) from None
+            raise late(x) from None
         except PartnerGone:
             raise
         except TransportError as exc:
@@ -158,18 +173,22 @@ async def _rest(x: Exchange, framing: int, left: int, scanner: ChunkScanner | No
             if used < len(data):
                 data, extra = data[:used], True
             done = scanner.done
+            if dechunk is not None:
+                data = dechunk.feed(data)
         else:
             done = False
         if idle is not None:
             idle.touch()
-        await down.write(data)
+        if data:
+            await down.write(data)
         if done:
             return extra
         if idle is not None:
             idle.touch()
 
 
-def _late(x: Exchange) -> Cut:
+def late(x: Exchange) -> Cut:
+    """What did not come in time."""
     idle = x.idle
     if idle is None or not idle.fired:
         return Cut(Flag.UT, "the response was not complete within the request timeout")

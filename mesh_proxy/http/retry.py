@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mesh_proxy.http.exchange import AttemptFailed, Exchange
-from mesh_proxy.net.reactor import BROKEN
 from mesh_proxy.policy.edits import field
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.policy.retry import BUDGET, Phase, RetryDecision
 from mesh_proxy.pool.cluster import Cluster
 from mesh_proxy.pool.plan import Plan
+from mesh_proxy.wire import grpc
 from mesh_proxy.wire.http1 import LENGTH, NO_BODY, ResponseHead
 
 NO_MORE = -1.0
@@ -31,22 +31,17 @@ def pause_after_failure(x: Exchange, plan: Plan, cluster: Cluster, failed: Attem
 
 
 def retried_response(
-    x: Exchange, plan: Plan, cluster: Cluster, response: ResponseHead, have: int
+    x: Exchange, plan: Plan, cluster: Cluster, status: int, block: bytes
 ) -> AttemptFailed | None:
-    """Why a response is not passed on, with the pause before the next attempt; None: it is.
-
-    `have` bytes of its body have come. Its connection goes on if that is all of it.
-    """
-    grpc_status = field(response.block, b"grpc-status") or b""
-    decision = plan.retry.decide_response(
-        response.status, x.head.method, _replayable(x), x.attempts, grpc_status
-    )
+    """Why a response is not passed on, with the pause before the next attempt; None: it is."""
+    grpc_status = field(block, b"grpc-status") or b""
+    decision = plan.retry.decide_response(status, x.head.method, _replayable(x), x.attempts, grpc_status)
     if decision is None:
         return None
     if not decision.retry:
         _no(x, cluster, decision)
         return None
-    retry_after = field(response.block, b"retry-after") or b""
+    retry_after = field(block, b"retry-after") or b""
     now_unix = x.reactor.now + x.context.wall_offset
     pause_s = plan.retry.pause_s(x.attempts, plan.rng, retry_after, now_unix)
     if pause_s < 0:
@@ -55,12 +50,19 @@ def retried_response(
     pause_s = _yes(x, plan, cluster, pause_s)
     if pause_s < 0:
         return None
-    failed = AttemptFailed(Phase.RESPONSE_STARTED, Flag.URX, f"status {response.status}", response.status)
+    failed = AttemptFailed(Phase.RESPONSE_STARTED, Flag.URX, f"status {status}", status)
+    if grpc_status and status == 200:
+        failed.detail = f"gRPC status {grpc_status.decode('latin-1')[:20]}"
+        failed.status = grpc.as_http(grpc.status_in(block))
     failed.pause_s = pause_s
-    framing = response.framing
-    whole = (framing == NO_BODY and not have) or (framing == LENGTH and have == response.length)
-    failed.reuse = whole and response.keep_alive and bool(x.head.minor) and x.body is None
     return failed
+
+
+def whole(x: Exchange, response: ResponseHead, have: int) -> bool:
+    """Whether the connection goes on whose HTTP/1 response is not passed on: `have` is its whole body."""
+    framing = response.framing
+    came = (framing == NO_BODY and not have) or (framing == LENGTH and have == response.length)
+    return came and response.keep_alive and x.body is None
 
 
 def _replayable(x: Exchange) -> bool:
@@ -70,7 +72,7 @@ def _replayable(x: Exchange) -> bool:
 def _yes(x: Exchange, plan: Plan, cluster: Cluster, pause_s: float) -> float:
     """The pause, if nothing else speaks against another attempt."""
     now = x.reactor.now
-    if x.down.ended & BROKEN:
+    if x.gone():
         return _no(x, cluster, _GONE)
     if now + pause_s >= x.deadline:
         return _no(x, cluster, _NO_TIME)

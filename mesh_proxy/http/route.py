@@ -6,7 +6,7 @@ from mesh_proxy.http.answer import answer, error_field, fail
 from mesh_proxy.http.exchange import Exchange, Outcome
 from mesh_proxy.http.pause import pause
 from mesh_proxy.net.wheel import NEVER
-from mesh_proxy.policy.answers import Answer
+from mesh_proxy.policy.answers import GRPC, Answer, for_grpc
 from mesh_proxy.policy.fault import Fault
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.pool.plan import Plan
@@ -36,10 +36,13 @@ async def inject(x: Exchange, plan: Plan, fault: Fault) -> Outcome | None:
     """Delay a request, then abort it, as chance has it; None if it goes on. The request's deadline holds."""
     delay_s = fault.delay_s(plan.rng)
     if delay_s:
-        await pause(x.down, min(delay_s, x.deadline - x.reactor.now))
+        await pause(x, min(delay_s, x.deadline - x.reactor.now))
     given = fault.abort(plan.rng)
     if given is None or x.deadline <= x.reactor.now:
         return None
     detail = "a fault was injected by policy"
     fields = given.fields + error_field(x, Flag.FI, detail)
-    return await answer(x, Answer(given.status, fields, given.content_type, given.text)), Flag.FI, detail
+    given = Answer(given.status, fields, given.content_type, given.text)
+    if x.grpc and given.content_type != GRPC:
+        given = for_grpc(given, Flag.FI, f"FI: {detail}")
+    return await answer(x, given), Flag.FI, detail

@@ -11,14 +11,15 @@ import socket
 
 import trio
 
-from certs.credentials import ALPN_ALL, ALPN_HTTP1
+from certs.credentials import ALPN_ALL, ALPN_HTTP2, ALPN_TCP
 from mesh_api.sidecar import MtlsMode, Protocol
 from mesh_proxy.base.errors import ConnectFailed, DeadlineExceeded, PartnerGone, TransportError
 from mesh_proxy.http.context import Denied
-from mesh_proxy.http.server import Http1Server
+from mesh_proxy.http.forwarded import caller_line
+from mesh_proxy.http.serve import serve_http1, serve_http2
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
-from mesh_proxy.net.relay import Relay, wait_either
+from mesh_proxy.net.relay import Relay, refuse_late_http, wait_either
 from mesh_proxy.net.tls import TlsConn
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.outcome import Flag
@@ -29,7 +30,6 @@ from mesh_proxy.wire.client_hello import parse as parse_hello
 from mesh_proxy.wire.detect import Verdict, classify
 
 DIRECTION = "inbound"
-DETECT_S = 5.0
 ANSWER_S = 2.0
 """How long a silent client is held for want of an answer about its address."""
 SILENT_S = 0.05
@@ -37,6 +37,7 @@ SILENT_S = 0.05
 MESH_IDLE_S = 75.0
 """Longer than a caller's sidecar keeps its idle connections, so that it is the one to close."""
 PLAIN_IDLE_S = 3600.0
+_HTTP = frozenset((Protocol.HTTP, Protocol.HTTP2))
 _MESH_ALPN = frozenset(alpn.encode() for alpn in ALPN_ALL)
 
 
@@ -50,8 +51,10 @@ class InboundView:
         "destination",
         "drains",
         "explain",
+        "identity_line",
         "idle_s",
         "keep_mesh_error",
+        "plaintext_port",
         "port",
         "source",
         "stats",
@@ -72,6 +75,9 @@ class InboundView:
         self.keep_mesh_error = False
         self.drains = True
         self.idle_s = MESH_IDLE_S if meshed else PLAIN_IDLE_S
+        credentials = runtime.holder.current
+        self.identity_line = caller_line(conn.peer, credentials.identity if credentials else "")
+        self.plaintext_port = 0 if meshed else addr.port
 
     def service(self) -> Service | Denied:
         if not self.conn.peer and self._runtime.store.inbound_mtls(self.port) is MtlsMode.STRICT:
@@ -112,7 +118,7 @@ class Inbound:
         stranger = mode is not MtlsMode.STRICT and not runtime.store.is_mesh_pod(client_ip)
         app: Conn | None = None
         try:
-            if stranger and declared is not Protocol.HTTP:
+            if stranger and declared not in _HTTP:
                 with trio.move_on_after(0.0 if declared is Protocol.TCP else SILENT_S):
                     await conn.wait_readable()
                 stranger = conn.readable or not await self._is_meshed(conn, client_ip)
@@ -121,10 +127,11 @@ class Inbound:
                     if not conn.readable:
                         await self._relay(conn, addr, source, app)
                         return
-            conn.set_deadline(PLAIN_IDLE_S if stranger else DETECT_S)
+            conn.set_deadline(PLAIN_IDLE_S if stranger else runtime.limits.detect_seconds)
             await self._by_first_bytes(conn, addr, source, mode, declared, app)
         except DeadlineExceeded:
-            raise Refused("detect-timeout", f"no usable first bytes within {DETECT_S:g} s") from None
+            waited = f"no usable first bytes within {runtime.limits.detect_seconds:g} s"
+            raise Refused("detect-timeout", waited) from None
         finally:
             if app is not None:
                 app.abort()
@@ -170,30 +177,38 @@ class Inbound:
         """Decide by what the client sends; `app` is an application connection opened meanwhile."""
         runtime = self._runtime
         first = await conn.read()
-        conn.set_deadline(DETECT_S)
+        conn.set_deadline(runtime.limits.detect_seconds)
         if first and first[0] == 0x16 and mode is not MtlsMode.DISABLE:
             first, ours = await self._hello(conn, first, mode)
             if ours:
                 conn.unread(first)
-                await self._meshed(await self._terminate(conn), addr, source, app)
+                await self._meshed(await self._terminate(conn), addr, source, declared, app)
                 return
         if mode is MtlsMode.STRICT:
             if not first:
                 return
             what = "tls-not-of-the-mesh" if first[0] == 0x16 else "plaintext"
             raise Refused(what, "this port takes mTLS of the mesh only")
+        await self._in_clear(conn, first, addr, source, declared, app)
+
+    async def _in_clear(
+        self, conn: Conn, first: bytes, addr: Addr, source: str, declared: Protocol, app: Conn | None
+    ) -> None:
+        """Serve what begins with `first`, and is not in TLS of the mesh any more, if it ever was."""
         verdict = Verdict.OPAQUE
         if first and declared is not Protocol.TCP:
             first, verdict = await detect(conn, first)
-        runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
+        self._runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
         conn.unread(first)
         conn.deadline = NEVER
-        if verdict is Verdict.HTTP1 or (first and declared is Protocol.HTTP and verdict is not Verdict.TLS):
+        http2 = verdict is Verdict.HTTP2
+        if http2 or verdict is Verdict.HTTP1 or (first and declared in _HTTP and verdict is not Verdict.TLS):
             if app is not None:
                 app.abort()
-            await self._http(conn, addr, source)
+            await self._http(conn, addr, source, http2)
         else:
-            await self._relay(conn, addr, source, app)
+            undecided = bool(first) and classify(first) is Verdict.NEED_MORE
+            await self._relay(conn, addr, source, app, undecided)
 
     async def _hello(self, conn: Conn, first: bytes, mode: MtlsMode) -> tuple[bytes, bool]:
         """Read a whole ClientHello; (bytes read, whether it asks for the mesh)."""
@@ -234,23 +249,34 @@ class Inbound:
         tls.deadline = NEVER
         return tls
 
-    async def _meshed(self, tls: TlsConn, addr: Addr, source: str, app: Conn | None) -> None:
+    async def _meshed(
+        self, tls: TlsConn, addr: Addr, source: str, declared: Protocol, app: Conn | None
+    ) -> None:
         try:
-            if tls.alpn == ALPN_HTTP1:
+            if tls.alpn == ALPN_TCP and declared in _HTTP:
+                # What a caller takes for opaque is HTTP here: it would go past every rule, and past the
+                # removal of what no caller may say.
+                tls.set_deadline(PLAIN_IDLE_S)
+                first = await tls.read()
+                tls.set_deadline(self._runtime.limits.detect_seconds)
+                await self._in_clear(tls, first, addr, source, declared, app)
+            elif tls.alpn != ALPN_TCP:
                 if app is not None:
                     app.abort()
-                await self._http(tls, addr, source)
+                await self._http(tls, addr, source, tls.alpn == ALPN_HTTP2)
             else:
                 await self._relay(tls, addr, source, app)
         finally:
             tls.abort()
 
-    async def _http(self, conn: Conn, addr: Addr, source: str) -> None:
+    async def _http(self, conn: Conn, addr: Addr, source: str, http2: bool) -> None:
         view = InboundView(self._runtime, conn, self._app(addr), addr, source)
-        await Http1Server(self._runtime, view).run()
+        await (serve_http2 if http2 else serve_http1)(self._runtime, view)
 
-    async def _relay(self, conn: Conn, addr: Addr, source: str, app: Conn | None) -> None:
-        """Opaque bytes to the application."""
+    async def _relay(
+        self, conn: Conn, addr: Addr, source: str, app: Conn | None, undecided: bool = False
+    ) -> None:
+        """Opaque bytes to the application; `undecided`: what has come of them may begin a request."""
         runtime = self._runtime
         if not conn.peer and runtime.store.inbound_mtls(addr.port) is MtlsMode.STRICT:
             # The mode has changed while nobody spoke.
@@ -269,6 +295,8 @@ class Inbound:
                 conn.abort()
                 return
             relay = Relay(conn, up, service.clusters[""].tcp_idle_s)
+            if undecided and runtime.store.inbound_protocol(addr.port) is not Protocol.TCP:
+                relay.watch = refuse_late_http()
             if not conn.peer:
                 runtime.relays[relay] = addr.port
             stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer)

@@ -21,11 +21,11 @@ from mesh_proxy.net.wheel import NEVER, Timed
 
 READ_BYTES = 16 * 1024
 BULK_READ_BYTES = 256 * 1024
-WRITE_STALL_S = 3600.0
-"""A peer that takes no byte for this long is given up."""
 FAIR_BYTES = 1024 * 1024
 FAIR_COST = FAIR_BYTES // 64
 """After 1 MiB or 64 reads without parking, a task lets the others run."""
+LINGER_S = 30.0
+"""How long a connection that is being closed takes what its peer is still sending."""
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -62,7 +62,7 @@ class _WriteStall(Timed):
         task = self.conn.writer
         if task is not None:
             self.conn.writer = None
-            fail(task, DeadlineExceeded(f"the peer took no byte for {WRITE_STALL_S:.0f} s"))
+            fail(task, DeadlineExceeded(f"the peer took no byte for {self.conn.reactor.stall_s:g} s"))
 
 
 class _LifeEnd(Timed):
@@ -170,6 +170,13 @@ class Conn(Timed):
         if not self.prefix and not self.readable:
             await self._park_reader()
 
+    async def take_turns(self) -> None:
+        """Let the others run, if one more piece of work without waiting makes it too much for one turn."""
+        self.spin += FAIR_COST
+        if self.spin >= FAIR_BYTES:
+            self.spin = 0
+            await trio.lowlevel.checkpoint()
+
     def unread(self, data: bytes) -> None:
         """Give back bytes that `read` returned; the next `read` returns them again."""
         self.prefix = data + self.prefix
@@ -226,7 +233,7 @@ class Conn(Timed):
         self.sending = True
         try:
             while rest:
-                self.reactor.set_deadline(stall, self.reactor.now + WRITE_STALL_S)
+                self.reactor.set_deadline(stall, self.reactor.now + self.reactor.stall_s)
                 await self._park_writer()
                 try:
                     n = self._send(rest)
@@ -245,6 +252,7 @@ class Conn(Timed):
         error = PeerReset(exc.strerror or "connection error")
         if self.doom is None:
             self.doom = error
+        self.readable = True  # what had come may be there before its event is
         return error
 
     async def write_eof(self) -> None:
@@ -332,19 +340,23 @@ class Conn(Timed):
             self.lease = None
         self.interrupt(PeerReset("closed here"))
 
-    async def linger_close(self, limit_bytes: int = 256 * 1024, wait_s: float = 1.0) -> None:
+    async def linger_close(self, wait_s: float = 1.0, limit_s: float = LINGER_S) -> None:
         """End our direction and let the peer read it before the socket goes.
 
-        Closing with unread input would reset the connection and could destroy the last response.
+        Closing with unread input would reset the connection and could destroy the last response, so what a
+        peer sends on is read: it may look for an answer only behind its whole request (RFC 9112, 9.6).
+
+        Args:
+            wait_s: how long it may be silent.
+            limit_s: how long it may go on.
         """
+        reactor = self.reactor
+        last = reactor.now + limit_s
         try:
             self.set_deadline(wait_s)
             await self.write_eof()
-            while limit_bytes > 0:
-                data = await self.read()
-                if not data:
-                    break
-                limit_bytes -= len(data)
+            while await self.read() and reactor.now < last:
+                self.set_deadline(wait_s)
         except TransportError:
             pass
         finally:

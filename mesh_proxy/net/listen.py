@@ -36,7 +36,7 @@ async def accept_loop(
     listener: socket.socket,
     handle: Callable[[socket.socket], Awaitable[None]],
     nursery: trio.Nursery,
-    admit: Callable[[], bool],
+    admit: Callable[[socket.socket], bool],
     on_exhausted: Callable[[str], None],
 ) -> None:
     """Accept until cancelled; one task per connection, in `nursery`.
@@ -63,7 +63,7 @@ async def accept_loop(
             except OSError:
                 sock.close()
                 continue
-            if not admit():
+            if not admit(sock):
                 reset(sock)
                 continue
             nursery.start_soon(handle, sock)

@@ -37,8 +37,10 @@ _BATCH = 512
 class Reactor:
     """Waits for all connections; see the module docstring. One per process, closed after its tasks."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_s: float = 3600.0) -> None:
+        """`stall_s`: how long a peer may take no byte of what is sent to it."""
         self.epoll = select.epoll()
+        self.stall_s = stall_s
         self.conns: dict[int, Conn] = {}
         self.wheel = Wheel()
         self.now = 0.0

@@ -6,15 +6,17 @@ from certs.credentials import ALPN_TCP
 from mesh_proxy.base.errors import ConnectFailed
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
-from mesh_proxy.net.relay import Relay
+from mesh_proxy.net.relay import Relay, refuse_late_http
 from mesh_proxy.outbound.view import DIRECTION
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.policy.retry import Phase
-from mesh_proxy.pool.cluster import Cluster, Overflow
+from mesh_proxy.pool.cluster import Cluster
 from mesh_proxy.pool.endpoint import Endpoint
+from mesh_proxy.pool.overflow import Overflow
 from mesh_proxy.pool.plan import Arm, Plan
 from mesh_proxy.pool.service import Service
 from mesh_proxy.runtime import Runtime
+from mesh_proxy.wire.client_hello import HelloWatch
 
 
 class Tentative:
@@ -54,6 +56,7 @@ class Opaque:
         "_runtime",
         "_service",
         "_source",
+        "_tls",
         "arm",
         "attempts",
         "cluster",
@@ -70,9 +73,13 @@ class Opaque:
         self.cluster: Cluster | None = None
         self.upstream: Endpoint | None = None
         self.attempts = 0
+        self._tls = HelloWatch()
 
-    async def run(self, tentative: Tentative | None) -> None:
-        """Relay to `tentative` or to an endpoint of the service; both ends are closed then."""
+    async def run(self, tentative: Tentative | None, undecided: bool = False) -> None:
+        """Relay to `tentative` or to an endpoint of the service; both ends are closed then.
+
+        `undecided`: what has come of the client's bytes may begin a request.
+        """
         runtime = self._runtime
         started = runtime.reactor.now
         relay: Relay | None = None
@@ -81,6 +88,7 @@ class Opaque:
         try:
             chosen = self._counted(tentative) if tentative is not None else await self._connect()
             relay = Relay(self._conn, chosen.conn, chosen.cluster.tcp_idle_s)
+            relay.watch = refuse_late_http() if undecided else self._look
             await self._relay(chosen, relay)
             flag, detail = relay.flag, relay.detail
         except _Failed as exc:
@@ -98,6 +106,14 @@ class Opaque:
             await self._runtime.run_relay(relay, stats.tcp(chosen.endpoint))
         finally:
             chosen.endpoint.inflight -= 1
+
+    def _look(self, data: bytes) -> bool:
+        """Read the server name off the client's TLS, if it is TLS, in passing."""
+        done = self._tls.feed(data)
+        hello = self._tls.hello
+        if hello is not None:
+            self._runtime.stats.tls_connections.child(self._service.label, hello.sni.lower()).value += 1
+        return done
 
     def _counted(self, chosen: Tentative) -> Tentative:
         """The tentative connection becomes the client's. Raises _Failed."""
@@ -180,4 +196,5 @@ class Opaque:
             upstream=upstream.text if upstream is not None else "",
             mtls=bool(upstream and upstream.peer.identity),
             attempts=self.attempts,
+            sni=self._tls.hello.sni if self._tls.hello is not None else "",
         )

@@ -16,7 +16,7 @@ import trio
 from mesh_api.sidecar import Destination, Pod, Protocol
 from mesh_proxy.base.errors import DeadlineExceeded
 from mesh_proxy.discovery.contents import Absent, Answer
-from mesh_proxy.http.server import Http1Server
+from mesh_proxy.http.serve import serve_http, serve_http1, serve_http2
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.wheel import NEVER
@@ -31,7 +31,6 @@ ANSWER_S = 2.0
 """How long a connection is held for a look-up without an answer."""
 SILENT_S = 0.02
 """A client that has not spoken by then may be waiting for the server to speak."""
-DETECT_S = 5.0
 SERVER_FIRST_S = 600.0
 MAX_SERVER_FIRST = 1024
 
@@ -69,14 +68,10 @@ class Outbound:
             protocol = Protocol.TCP
         if protocol is Protocol.TCP:
             await Opaque(self.runtime, conn, addr, service, source).run(None)
-        elif protocol is Protocol.HTTP:
-            await self._http(conn, addr, service, source)
-        else:
+        elif protocol is Protocol.AUTO:
             await self._detect(conn, addr, service, source)
-
-    async def _http(self, conn: Conn, addr: Addr, service: Service, source: str) -> None:
-        view = OutboundView(self.runtime, conn, addr, service, source)
-        await Http1Server(self.runtime, view).run()
+        else:
+            await serve_http(self.runtime, OutboundView(self.runtime, conn, addr, service, source))
 
     # -- detection ----------------------------------------------------------------------------------------
 
@@ -97,15 +92,18 @@ class Outbound:
                     await Opaque(self.runtime, conn, addr, service, source).run(tentative)
                     return
             # Without a connection a silent client is told so before long: it may be waiting for the server.
-            verdict = await self._client_verdict(conn, DETECT_S if refused else IDLE_S)
+            detect_s = self.runtime.limits.detect_seconds
+            verdict = await self._client_verdict(conn, detect_s if refused else IDLE_S)
             service, tentative = self._current(addr, service, tentative)
             self.runtime.stats.detect.child(DIRECTION, verdict.value).value += 1
-            if verdict is Verdict.HTTP1:
+            if verdict is Verdict.HTTP1 or verdict is Verdict.HTTP2:
                 if tentative is not None:
                     tentative.drop()
-                await self._http(conn, addr, service, source)
+                view = OutboundView(self.runtime, conn, addr, service, source)
+                await (serve_http1 if verdict is Verdict.HTTP1 else serve_http2)(self.runtime, view)
             else:
-                await Opaque(self.runtime, conn, addr, service, source).run(tentative)
+                undecided = bool(conn.prefix) and classify(conn.prefix) is Verdict.NEED_MORE
+                await Opaque(self.runtime, conn, addr, service, source).run(tentative, undecided)
         finally:
             if tentative is not None:
                 tentative.drop()
@@ -149,7 +147,7 @@ class Outbound:
                 conn.unread(first)
                 conn.deadline = NEVER
                 return verdict
-            conn.set_deadline(DETECT_S)
+            conn.set_deadline(self.runtime.limits.detect_seconds)
         conn.unread(first)
         conn.deadline = NEVER
         return Verdict.OPAQUE

@@ -35,6 +35,8 @@ class OutboundView:
     keep_mesh_error = True
     drains = False
     idle_s = IDLE_S
+    identity_line = b""
+    plaintext_port = 0
 
     def __init__(self, runtime: Runtime, conn: Conn, addr: Addr, service: Service, source: str) -> None:
         self._runtime = runtime

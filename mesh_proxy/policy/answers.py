@@ -7,6 +7,8 @@ fields, and leaves the text out for HEAD, 204 and 304.
 from __future__ import annotations
 
 from mesh_api import traffic
+from mesh_proxy.policy.outcome import Flag
+from mesh_proxy.wire import grpc
 
 TEXT = b"text/plain; charset=utf-8"
 GRPC = b"application/grpc"
@@ -33,6 +35,12 @@ def respond(spec: traffic.Respond) -> Answer:
 def abort(spec: traffic.Abort) -> Answer:
     """The answer of an injected fault; for gRPC a response without messages (trailers-only)."""
     if spec.grpc_status is not None:
-        fields = b"grpc-status: %d\r\ngrpc-message: fault injected by policy\r\n" % spec.grpc_status
-        return Answer(200, fields, GRPC, b"")
+        return Answer(200, grpc.status_fields(spec.grpc_status, "fault injected by policy"), GRPC, b"")
     return Answer(spec.status, b"", TEXT, b"fault injected by policy\n")
+
+
+def for_grpc(given: Answer, flag: str, detail: str) -> Answer:
+    """An error as a gRPC client reads it: trailers-only, its status that of the flag or of HTTP's."""
+    late = flag is Flag.UT or flag is Flag.SI
+    status = grpc.DEADLINE_EXCEEDED if late else grpc.of_http(given.status)
+    return Answer(200, grpc.status_fields(status, detail) + given.fields, GRPC, b"")

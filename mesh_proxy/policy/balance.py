@@ -122,8 +122,22 @@ class Balancer(Protocol):
         """Learn from a response, or from a failure that is the endpoint's."""
         ...
 
+    def holds(self, endpoints: Sequence[EndpointState], now: float) -> bool:
+        """Whether the next request is bound to one of these, and so may not be a probe of another."""
+        ...
 
-class _Choices:
+
+class _Free:
+    """What algorithms have that bind no request to an endpoint."""
+
+    __slots__ = ()
+
+    def holds(self, endpoints: Sequence[EndpointState], now: float) -> bool:
+        """Never."""
+        return False
+
+
+class _Choices(_Free):
     """The better of two random choices."""
 
     __slots__ = ()
@@ -212,7 +226,7 @@ class LeastRequest(_Penalties, _Choices):
         return (a.inflight + 1) * b.weight <= (b.inflight + 1) * a.weight
 
 
-class Random(_Penalties):
+class Random(_Penalties, _Free):
     """By chance and weight. The weights of a sequence are summed once, so it must not change in place."""
 
     __slots__ = ("_seen", "_sums")
@@ -239,7 +253,7 @@ class Random(_Penalties):
         return rested[int(rng.random() * len(rested))] if rested else endpoint
 
 
-class RoundRobin(_Penalties):
+class RoundRobin(_Penalties, _Free):
     """Turns by weight, spread smoothly.
 
     A sequence of endpoints must not be changed in place between two picks; whether its weights are equal is
@@ -282,7 +296,7 @@ class RoundRobin(_Penalties):
         return fallback
 
 
-class WarmUp:
+class WarmUp(_Free):
     """Another algorithm, but an endpoint that has just come is passed over at first: its share grows.
 
     It grows linearly from a tenth to all of what the other algorithm gives it, over `warmup_s`.

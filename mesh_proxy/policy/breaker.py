@@ -48,9 +48,14 @@ class Breaker:
         """A counted request is over."""
         self.requests -= 1
 
+    @property
+    def full(self) -> bool:
+        """No further connection may be opened."""
+        return self._max_connections is not None and self.connections >= self._max_connections
+
     def connect(self) -> str:
         """Count a connection, from before it is dialled."""
-        if self._max_connections is not None and self.connections >= self._max_connections:
+        if self.full:
             return f"maxConnections ({self._max_connections}) is reached"
         self.connections += 1
         return ""

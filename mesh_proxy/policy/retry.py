@@ -82,6 +82,13 @@ _STATUSES = {
     RetryOn.SERVER_ERROR: frozenset(range(500, 600)),
     RetryOn.TOO_MANY_REQUESTS: frozenset((429,)),
 }
+_GRPC = {
+    RetryOn.GRPC_CANCELLED: b"1",
+    RetryOn.GRPC_DEADLINE_EXCEEDED: b"4",
+    RetryOn.GRPC_RESOURCE_EXHAUSTED: b"8",
+    RetryOn.GRPC_INTERNAL: b"13",
+    RetryOn.GRPC_UNAVAILABLE: b"14",
+}
 
 
 class RetryPolicy:
@@ -92,11 +99,11 @@ class RetryPolicy:
 
     __slots__ = (
         "_base_s",
+        "_grpc",
         "_guarded",
         "_max_s",
         "_methods",
         "_statuses",
-        "_unavailable",
         "by_response",
         "honor_retry_after",
         "limit",
@@ -109,9 +116,9 @@ class RetryPolicy:
         self.per_try_s = spec.per_try_s
         self.honor_retry_after = spec.honor_retry_after
         self._methods = frozenset(m.encode() for m in spec.methods) if spec.methods else IDEMPOTENT
-        self._unavailable = RetryOn.GRPC_UNAVAILABLE in on
+        self._grpc = frozenset(_GRPC[cause] for cause in on if cause in _GRPC)
         self._statuses = frozenset[int]().union(*(_STATUSES[cause] for cause in on if cause in _STATUSES))
-        self.by_response = bool(self._statuses) or self._unavailable
+        self.by_response = bool(self._statuses or self._grpc)
         self._max_s = spec.backoff.max_s
         if on:
             no_answer = on & {RetryOn.GATEWAY_ERROR, RetryOn.SERVER_ERROR}
@@ -143,11 +150,15 @@ class RetryPolicy:
             method: as the client wrote it.
             body_replayable: the body is wholly kept, or not a byte of it was consumed.
             attempts: attempts made so far, the first one included.
-            grpc_status: field grpc-status of the response's head, if there is one.
+            grpc_status: field grpc-status of the response's head, if there is one. Every gRPC request is a
+                POST, which need not be named for it.
         """
-        if status not in self._statuses and not (self._unavailable and grpc_status == b"14"):
+        if grpc_status in self._grpc:
+            if self._methods is not IDEMPOTENT and method not in self._methods:
+                return OTHER_METHOD
+        elif status not in self._statuses:
             return None
-        if method not in self._methods:
+        elif method not in self._methods:
             return OTHER_METHOD
         return _possible(body_replayable, attempts, self.limit)
 

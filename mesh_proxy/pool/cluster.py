@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from mesh_api.traffic import Settings
+from mesh_api.sidecar import Protocol
+from mesh_api.traffic import HttpVersion, Settings
+from mesh_proxy.http2.stream import ClientStream
 from mesh_proxy.net.conn import Conn
-from mesh_proxy.policy.balance import balancer
+from mesh_proxy.policy.affinity import chosen_by
 from mesh_proxy.policy.breaker import Breaker
 from mesh_proxy.policy.outlier import Outliers
 from mesh_proxy.pool.connections import Connections
 from mesh_proxy.pool.endpoint import Endpoint
+from mesh_proxy.pool.overflow import Overflow
+from mesh_proxy.pool.sessions import HasPartner
+from mesh_proxy.wire.http2.seam import RequestFields
 
 if TYPE_CHECKING:
     from mesh_proxy.pool.service import Service
-
-
-class Overflow(Exception):
-    """A limit of the circuit breaker is reached; the message names it."""
 
 
 class Cluster:
@@ -39,6 +40,7 @@ class Cluster:
         "connect_s",
         "connections",
         "endpoints",
+        "http2",
         "outliers",
         "per_connection",
         "request_s",
@@ -56,7 +58,7 @@ class Cluster:
         self.breaker = Breaker(settings.breaker)
         self.connections = Connections(self.breaker)
         self.outliers: Outliers[Endpoint] = Outliers(settings.outliers)
-        self.balancer = balancer(settings.algorithm, settings.warmup_s)
+        self.balancer = chosen_by(settings)
         self._rng = rng
         self._take(settings)
 
@@ -64,8 +66,8 @@ class Cluster:
         """Take over a new configuration; what has not changed keeps its state."""
         before = self.settings
         self._take(settings)
-        if (settings.algorithm, settings.warmup_s) != (before.algorithm, before.warmup_s):
-            self.balancer = balancer(settings.algorithm, settings.warmup_s)
+        if _choice(settings) != _choice(before):
+            self.balancer = chosen_by(settings)
         self.breaker.update(settings.breaker)
         self.connections.serve()
         if endpoints != self.endpoints or settings.outliers != before.outliers:
@@ -80,6 +82,14 @@ class Cluster:
         self.stream_idle_s = timeouts.stream_idle_s
         self.tcp_idle_s = timeouts.tcp_idle_s
         self.per_connection = settings.breaker.max_requests_per_connection
+        self.http2 = self._version(settings.http_version)
+        """Whether endpoints are asked in HTTP/2; None: as the client speaks."""
+
+    def _version(self, version: HttpVersion) -> bool | None:
+        if version is not HttpVersion.CLIENT:
+            return version is HttpVersion.HTTP2
+        spec = self.service.spec
+        return True if spec is not None and spec.protocol is Protocol.HTTP2 else None
 
     # -- choosing -----------------------------------------------------------------------------------------
 
@@ -92,7 +102,7 @@ class Cluster:
             now: the reactor's clock.
         """
         outliers = self.outliers
-        if now >= outliers.due:
+        if now >= outliers.due and not self.balancer.holds(outliers.eligible, now):
             probe = outliers.probe(tried, now)
             if probe is not None:
                 return probe
@@ -109,7 +119,9 @@ class Cluster:
     def why_none(self) -> str:
         """Why there was no endpoint for a first attempt."""
         what = f"subset {self.subset}" if self.subset else "destination"
-        return f"the {what} has no endpoint"
+        spec = self.service.spec
+        where = " on this node (internalTrafficPolicy Local)" if spec is not None and spec.local else ""
+        return f"the {what} has no endpoint{where}"
 
     def left_out(self) -> str:
         """How many endpoints are ejected, to be added to an error's detail; '' for none."""
@@ -128,7 +140,7 @@ class Cluster:
 
     # -- connections --------------------------------------------------------------------------------------
 
-    async def connect(self, endpoint: Endpoint, alpn: str, within_s: float, client: Conn) -> Conn:
+    async def connect(self, endpoint: Endpoint, alpn: str, within_s: float, client: HasPartner) -> Conn:
         """A connection to an endpoint: a new one, or, where their number is limited, one that became free.
 
         It is for `client`, whose reset ends a wait for its turn.
@@ -155,6 +167,34 @@ class Cluster:
             return await self._dial(endpoint, alpn, within_s)
         finally:
             self.breaker.waited()
+
+    async def open(
+        self, endpoint: Endpoint, fields: RequestFields, end: bool, within_s: float, client: HasPartner
+    ) -> ClientStream:
+        """A stream to an endpoint with a request's head on its way, where `endpoint.sessions` had no room.
+
+        Raises like `connect`.
+        """
+        limit = self.breaker.wait()
+        if limit:
+            raise Overflow(limit)
+        try:
+            return await endpoint.sessions.turn(self, fields, end, within_s, client)
+        finally:
+            self.breaker.waited()
+
+    async def dial_session(self, endpoint: Endpoint, alpn: str, client: HasPartner) -> Conn:
+        """A new connection for a session. Raises ConnectFailed, Overflow."""
+        within_s = self.connect_s
+        limit = self.connections.open()
+        if limit:
+            until = trio.current_time() + within_s
+            try:
+                await self.connections.turn(endpoint, self.endpoints, within_s, client, new=True)
+            except trio.TooSlowError:
+                raise Overflow(f"{limit}, and none became free within {within_s:g} s") from None
+            within_s = until - trio.current_time()
+        return await self._dial(endpoint, alpn, within_s)
 
     async def connect_now(self, endpoint: Endpoint, alpn: str) -> Conn:
         """A connection for an opaque stream, which waits for no other to end. Raises like `connect`."""
@@ -185,3 +225,8 @@ class Cluster:
             self.connections.hand_over(conn, endpoint)
         else:
             endpoint.give(conn)
+
+
+def _choice(settings: Settings) -> object:
+    """What the balancer is made of."""
+    return settings.algorithm, settings.warmup_s, settings.affinity_s

@@ -12,13 +12,15 @@ from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.breaker import Breaker
 from mesh_proxy.pool.endpoint import Endpoint
+from mesh_proxy.pool.sessions import HasPartner
 
 
 class _Waiter:
-    __slots__ = ("conn", "endpoint", "error", "event", "granted")
+    __slots__ = ("conn", "endpoint", "error", "event", "granted", "new")
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, new: bool) -> None:
         self.endpoint = endpoint
+        self.new = new
         self.event = trio.Event()
         self.error: TransportError | None = None
         """The client is gone."""
@@ -65,7 +67,8 @@ class Connections:
             endpoint.give(conn)
             return
         conn.partner = None
-        if self.waiting[0].endpoint is not endpoint or conn.expires <= conn.reactor.now:
+        first = self.waiting[0]
+        if first.new or first.endpoint is not endpoint or conn.expires <= conn.reactor.now:
             conn.bye()  # its place goes to the next, who wants another endpoint or needs a new one
             return
         conn.fresh = False
@@ -85,7 +88,12 @@ class Connections:
             conn.lease = self
 
     async def turn(
-        self, endpoint: Endpoint, others: Iterable[Endpoint], within_s: float, client: Conn
+        self,
+        endpoint: Endpoint,
+        others: Iterable[Endpoint],
+        within_s: float,
+        client: HasPartner,
+        new: bool = False,
     ) -> Conn | None:
         """Wait for a connection of `endpoint`, or (None) for leave to open one, which is counted then.
 
@@ -94,12 +102,13 @@ class Connections:
             others: every endpoint of the cluster: what is idle there makes room.
             within_s: how long to wait.
             client: for whom; its reset ends the wait.
+            new: only leave to open one will do.
 
         Raises:
             trio.TooSlowError: neither came in time.
             PartnerGone: the client is gone.
         """
-        waiter = _Waiter(endpoint)
+        waiter = _Waiter(endpoint, new)
         self.waiting.append(waiter)
         self._close_idle(others)
         client.partner = waiter
@@ -130,3 +139,5 @@ class Connections:
                 if not self.waiting:
                     return
                 endpoint.drop_idle(conn)
+            if self.waiting:
+                endpoint.sessions.close_idle()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+import trio
+
 from certs.credentials import Credentials, Holder
 from certs.verify import PeerRejected, peer_identity
 from mesh_proxy.base.errors import (
@@ -16,9 +18,11 @@ from mesh_proxy.base.errors import (
     IdentityMismatch,
     TransportError,
 )
+from mesh_proxy.http2.process import Http2
 from mesh_proxy.net.addr import IP_BIND_ADDRESS_NO_PORT, Addr
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.listen import tune
+from mesh_proxy.net.pressure import NO_BOUND
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.tls import Handshaker, TlsConn
 from mesh_proxy.net.wheel import NEVER
@@ -45,13 +49,25 @@ class Dialer:
         handshaker: Handshaker,
         stats: ProxyStats,
         wall_offset: float,
+        http2: Http2,
+        descriptors: int = NO_BOUND,
     ) -> None:
-        """`wall_offset`: Unix time minus the reactor's clock, in seconds."""
+        """Make one.
+
+        Args:
+            wall_offset: Unix time minus the reactor's clock, in seconds.
+            http2: what sessions are made with.
+            descriptors: the first one that a connection may not have.
+        """
         self.reactor = reactor
         self.holder = holder
         self.handshaker = handshaker
         self.stats = stats
         self.wall_offset = wall_offset
+        self.http2 = http2
+        self.descriptors = descriptors
+        self.tasks: trio.Nursery | None = None
+        """Where sessions run; set when the sidecar runs."""
 
     async def dial(self, peer: Peer, alpn: str, within_s: float) -> Conn:
         """A ready connection, in at most `within_s` seconds, TLS included.
@@ -85,6 +101,9 @@ class Dialer:
             sock = socket.socket(addr.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError as exc:
             raise ConnectFailed(exc.strerror or "no socket") from exc
+        if sock.fileno() >= self.descriptors:
+            sock.close()
+            raise ConnectFailed("descriptors are short")
         try:
             tune(sock)
             if peer.source:

@@ -1,4 +1,4 @@
-"""One port of one pod: its idle connections and what the balancer knows of it."""
+"""One port of one pod: its idle connections, its HTTP/2 sessions, and what the balancer knows of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mesh_proxy.net.addr import Addr
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.policy.balance import EndpointState
 from mesh_proxy.pool.dial import Dialer, Peer
+from mesh_proxy.pool.sessions import Sessions
 
 MAX_IDLE = 512
 """Idle connections kept per endpoint."""
@@ -17,7 +18,18 @@ MAX_IDLE = 512
 class Endpoint(EndpointState):
     """Connections to one peer. Idle ones are reused newest first and closed on any event."""
 
-    __slots__ = ("addr", "dialer", "idle", "idle_s", "labels", "peer", "retired", "text", "workload")
+    __slots__ = (
+        "addr",
+        "dialer",
+        "idle",
+        "idle_s",
+        "labels",
+        "peer",
+        "retired",
+        "sessions",
+        "text",
+        "workload",
+    )
 
     def __init__(
         self,
@@ -39,6 +51,7 @@ class Endpoint(EndpointState):
         self.labels = labels or {}
         self.idle: dict[Conn, None] = {}
         self.retired = False
+        self.sessions = Sessions(self)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.text} inflight={self.inflight} idle={len(self.idle)}>"
@@ -77,7 +90,7 @@ class Endpoint(EndpointState):
         """Take over from the same endpoint in a cluster that is gone, which is retired.
 
         Its idle connections and what the balancer has learned come along. What is still under way there
-        ends there, so it disturbs neither limits nor ejections here.
+        ends there, so it disturbs neither limits nor ejections here; HTTP/2 sessions end with it.
         """
         self.ewma_s, self.ewma_at = before.ewma_s, before.ewma_at
         self.penalty_until, self.failures = before.penalty_until, before.failures
@@ -97,3 +110,4 @@ class Endpoint(EndpointState):
         while self.idle:
             conn, _ = self.idle.popitem()
             conn.bye()
+        self.sessions.retire()

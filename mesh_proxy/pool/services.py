@@ -110,6 +110,14 @@ class Services:
             if key_of(dest) in self._by_key:
                 self.destination(dest)
 
+    def close_idle(self) -> None:
+        """Close the pooled connections that nobody uses."""
+        for service in self.all():
+            for endpoint in service.endpoints():
+                for conn in list(endpoint.idle):
+                    endpoint.drop_idle(conn)
+                endpoint.sessions.close_idle()
+
     def all(self) -> Iterable[Service]:
         """Every service that is in use."""
         yield from self._by_key.values()

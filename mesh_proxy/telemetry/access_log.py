@@ -32,6 +32,8 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     method: Text = b""
     path: Text = b""
     host: Text = b""
+    sni: Text = ""
+    """The server name in the ClientHello of a program's own TLS."""
     status: int = 0
     """0 for opaque connections, and when no response was written."""
     flag: str = ""
@@ -67,6 +69,7 @@ class _Line(msgspec.Struct, gc=False, omit_defaults=True):
     method: str = ""
     path: str = ""
     host: str = ""
+    sni: str = ""
     flag: str = ""
     detail: str = ""
     side: str = ""
@@ -98,6 +101,7 @@ def format_record(record: Record) -> bytes:
         clean(record.method, MAX_METHOD),
         clean(record.path, MAX_PATH),
         clean(record.host, MAX_NAME),
+        clean(record.sni, MAX_NAME),
         clean(record.flag, MAX_SHORT),
         clean(record.detail, MAX_DETAIL),
         clean(record.side, MAX_SHORT),

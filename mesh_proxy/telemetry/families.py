@@ -8,6 +8,7 @@ DURATION_BUCKETS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
+MAX_SERVER_NAMES = 200
 
 
 class Families:
@@ -37,6 +38,13 @@ class Families:
             "Opaque connections that ended, by error flag.",
             ("direction", "destination", "flag", "mtls"),
         )
+        self.tls_connections = counter(
+            "triomesh_tls_connections_total",
+            "TLS connections of programs, passed through as they are, by the server name they ask for.",
+            ("destination", "sni"),
+        )
+        # The names are the programs' own choice.
+        self.tls_connections.max_series = MAX_SERVER_NAMES
         self.tcp_bytes = counter(
             "triomesh_tcp_bytes_total",
             "Bytes of opaque connections; sent goes to the destination, received comes from it.",

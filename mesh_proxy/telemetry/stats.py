@@ -19,6 +19,7 @@ from mesh_api.stats import LATENCY_BUCKETS_S, Direction, EdgeKind
 from mesh_ops.registry import Counter, CounterFamily, Registry
 from mesh_proxy.telemetry.edges import Counting, EdgeBook, bucket_map
 from mesh_proxy.telemetry.families import DURATION_BUCKETS_S, Families
+from mesh_proxy.wire import grpc
 
 MAX_CACHED = 4_096
 NOT_FAILED = frozenset(("", "DC", "DPE"))
@@ -93,7 +94,8 @@ class ProxyStats(Families):
         labels = {"destination": destination}
         counters: tuple[CounterFamily, ...] = (
             *(self.requests, self.request_bytes, self.attempts, self.overflows, self.ejections, self.retries),
-            *(self.tcp_opened, self.tcp_closed, self.tcp_bytes, self.upstream_connections),
+            *(self.tcp_opened, self.tcp_closed, self.tcp_bytes, self.tls_connections),
+            self.upstream_connections,
         )
         gone = self.request_duration.forget(labels) + self.ejected.forget(labels)
         return gone + sum(family.forget(labels) for family in counters)
@@ -116,6 +118,8 @@ def namespace_of(identity: str) -> str:
 
 def is_failure(status: int, flag: str) -> bool:
     """Whether a request that ended so counts against its success rate."""
+    if status >= grpc.COUNTED:
+        status = grpc.as_http(status - grpc.COUNTED)
     return status >= 500 or flag not in NOT_FAILED or (not status and not flag)
 
 
@@ -170,7 +174,7 @@ class RequestStats(Counting):
         """Count one request at its end.
 
         Args:
-            status: as the client got it; 0 for none.
+            status: as the client got it; 0 for none; grpc.COUNTED and more for a gRPC status but OK.
             flag: empty when the mesh has nothing to say about it.
             duration_s: from its head to the end of its response.
             sent: bytes of the request.
@@ -182,6 +186,13 @@ class RequestStats(Counting):
         tally.value += 1
         self._latencies[bisect_left(LATENCY_BUCKETS_S, duration_s)] += 1
         self._latency_sum_s += duration_s
+        self._sent += sent
+        self._received += received
+
+    def tunnelled(self, status: int, flag: str, sent: int, received: int) -> None:
+        """The same for a request that became a tunnel, whose length says nothing about latency."""
+        tally = self._tallies.get((status, flag)) or self._resolve(status, flag)
+        tally.value += 1
         self._sent += sent
         self._received += received
 
@@ -265,6 +276,8 @@ class RequestStats(Counting):
 
     def _resolve(self, status: int, flag: str) -> Tally:
         code = str(status) if status == 0 or 100 <= status <= 599 else "other"
+        if grpc.COUNTED <= status <= grpc.COUNTED + 16:
+            code = f"grpc-{status - grpc.COUNTED}"
         total = Counter()
         if not self.muted:
             total = self._stats.requests.child(*self._labels, code, str(flag), self._mtls)

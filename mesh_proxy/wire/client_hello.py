@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAX_BYTES", "MAX_RECORDS", "ClientHello", "NotTls", "parse"]
+__all__ = ["MAX_BYTES", "MAX_RECORDS", "ClientHello", "HelloWatch", "NotTls", "parse"]
 
 MAX_BYTES: Final = 16384  # the hello has to end within this many bytes, record headers included
 MAX_RECORDS: Final = 64  # a hello cut finer than this is an attempt to make us work
@@ -49,6 +49,29 @@ def parse(data: bytes | bytearray) -> ClientHello | None:
     """
     body = _handshake_body(data)
     return None if body is None else _parse_body(body)
+
+
+class HelloWatch:
+    """Reads the ClientHello at the front of a stream that goes past in pieces, without holding it up."""
+
+    __slots__ = ("_seen", "hello")
+
+    def __init__(self) -> None:
+        self._seen = b""
+        self.hello: ClientHello | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Look at the next bytes of the stream; true once there is nothing more to see."""
+        self._seen += data[:MAX_BYTES]
+        try:
+            self.hello = parse(self._seen)
+        except NotTls:
+            self._seen = b""
+            return True
+        if self.hello is None:
+            return False
+        self._seen = b""
+        return True
 
 
 def _handshake_body(data: bytes | bytearray) -> bytes | None:

@@ -10,10 +10,10 @@ import enum
 import re
 from typing import Final
 
-__all__ = ["H2_PREFACE", "MAX_PREFIX", "Verdict", "classify", "server_undecided"]
+__all__ = ["H2_PREFACE", "MAX_PREFIX", "LateHttp", "Verdict", "classify", "server_undecided"]
 
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-MAX_PREFIX: Final = 16384  # still undecided after this many bytes: opaque
+MAX_PREFIX: Final = 16384  # what may be a request after this many bytes is one, to be refused as such
 
 
 class Verdict(enum.Enum):
@@ -66,7 +66,24 @@ def classify(prefix: bytes | bytearray) -> Verdict:
             return Verdict.OPAQUE
         if match[1] is not None:
             return Verdict.HTTP1
-    return Verdict.NEED_MORE if len(prefix) < MAX_PREFIX else Verdict.OPAQUE
+    return Verdict.NEED_MORE if len(prefix) < MAX_PREFIX else Verdict.HTTP1
+
+
+class LateHttp:
+    """Watches a connection that was taken for opaque because its client stopped within its first bytes.
+
+    A server might read what follows as the rest of a request, which would have gone past every HTTP policy.
+    """
+
+    __slots__ = ("_first",)
+
+    def __init__(self) -> None:
+        self._first = b""
+
+    def feed(self, data: bytes) -> Verdict:
+        """Judge the client's bytes, from the first one on; `data` is the next of them."""
+        self._first += data
+        return classify(self._first)
 
 
 def server_undecided(prefix: bytes | bytearray) -> bool:

@@ -30,5 +30,6 @@ INSTALLED = (
     sidecars.IN_SYNC,
     sidecars.SAME_ROOTS,
     sidecars.ONE_VERSION,
+    sidecars.ENGINE,
 )
 """What can be answered without the control plane comes first."""

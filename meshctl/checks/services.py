@@ -3,15 +3,11 @@
 from typing import Any
 
 from manifests.names import INJECTION_LABEL
+from mesh_api.sidecar import Protocol
+from mesh_control.index.declared import protocol_of
 from meshctl.checks.model import Check, Result, Target, passed, warning
 from meshctl.pods import named
 
-PROTOCOLS = frozenset(
-    (
-        *("http", "http2", "h2c", "grpc", "grpc-web", "ws", "https", "tls", "wss", "tcp"),
-        *("mongo", "mysql", "redis", "postgres", "amqp", "mqtt"),
-    )
-)
 _LINES = 50
 
 
@@ -36,8 +32,7 @@ def declared(port: dict[str, Any]) -> bool:
     """Whether a Service's port says its protocol; what is not TCP is not ours."""
     if port.get("protocol", "TCP") != "TCP" or port.get("appProtocol"):
         return True
-    name = port.get("name") or ""
-    return name in PROTOCOLS or name.partition("-")[0] in PROTOCOLS
+    return protocol_of(None, port.get("name") or "") is not Protocol.AUTO
 
 
 NAMES = Check(

@@ -9,6 +9,7 @@ from meshctl.checks.model import Check, Result, Target, failed, passed, skipped,
 from meshctl.pods import has_sidecar, lacks_sidecar, named, restart_commands
 
 _LINES = 50
+_FAST = "nghttp2"
 
 
 def _list(target: Target) -> SidecarList:
@@ -76,6 +77,23 @@ def _one_version(target: Target) -> Result:
     return passed(f"{len(found.sidecars)} sidecars")
 
 
+def _one_engine(target: Target) -> Result:
+    """The other engine costs several times as much by request: nobody should have it without knowing."""
+    try:
+        found = _list(target)
+    except AdminUnavailable as exc:
+        return skipped(str(exc))
+    slow = [
+        f"{s.namespace}/{s.pod}: {s.http2 or 'does not say'}"
+        for s in found.sidecars
+        if not s.http2.startswith(_FAST)
+    ]
+    if slow:
+        return warning(f"{len(slow)} sidecars do not use {_FAST}", slow[:_LINES])
+    engines = sorted({s.http2 for s in found.sidecars})
+    return passed(f"{len(found.sidecars)} sidecars{': ' if engines else ''}{', '.join(engines)}")
+
+
 def _missing(target: Target) -> Result:
     labelled = target.kube.items("v1", "Namespace", labels=f"{INJECTION_LABEL}=enabled")
     pods = [
@@ -107,6 +125,12 @@ ONE_VERSION = Check(
     "sidecars have this version",
     "restart their workloads: `kubectl rollout restart`",
     _one_version,
+)
+ENGINE = Check(
+    "sidecar-http2",
+    "sidecars use the fast HTTP/2 engine",
+    "an image without it, or a setting; see `meshctl logs NAMESPACE/POD` for why",
+    _one_engine,
 )
 MISSING = Check(
     "pods-without-sidecar",

@@ -17,13 +17,13 @@ from meshctl.render import output_option, structured, table
 Object = dict[str, Any]
 
 
-def in_force(kube: Kube, namespace: str) -> Held:
-    """The policies that matter for a namespace's Services."""
+def in_force(kube: Kube, *namespaces: str) -> Held:
+    """The policies that matter for the Services and workloads of namespaces."""
     system = find.system_namespace(kube)
     objects = [
         each
         for kind in SPECS
-        for place in dict.fromkeys((system, namespace))
+        for place in dict.fromkeys((system, *namespaces))
         for each in find.policies(kube, kind, place)
     ]
     return holding(objects, system)

@@ -11,7 +11,7 @@ import click
 import yaml
 
 from mesh_api.policy import read_policy
-from mesh_api.policy_types import API_VERSION, OutboundTlsMode
+from mesh_api.policy_types import API_VERSION, HttpVersion, OutboundTlsMode
 from mesh_api.policy_values import listed
 from mesh_api.traffic import Algorithm
 from meshctl import policy_find as find
@@ -28,6 +28,12 @@ _KIND = "TrafficPolicy"
 
 _FIELDS: dict[str, tuple[str, Any, str, str]] = {
     "timeout": ("timeouts.request", str, "TIME", "The whole request, retries included."),
+    "http-version": (
+        "connection.httpVersion",
+        click.Choice([one.value for one in HttpVersion]),
+        "",
+        "What endpoints are asked in.",
+    ),
     "connect-timeout": ("timeouts.connect", str, "TIME", "TCP and TLS together."),
     "stream-idle-timeout": ("timeouts.streamIdle", str, "TIME", "A stream without a byte."),
     "pool-idle-timeout": ("timeouts.poolIdle", str, "TIME", "An idle pooled connection."),
@@ -87,7 +93,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--split", "weights", metavar="SUBSET=WEIGHT,...", help="Also service/NAME[:PORT]=WEIGHT.")
 @_field_options
 @click.option("--fault-delay", "delay", metavar="PERCENT:TIME", help="Hold a share of the requests.")
-@click.option("--fault-abort", "abort", metavar="PERCENT:STATUS", help="Fail a share of the requests.")
+@click.option("--fault-abort", "abort", metavar="PERCENT:STATUS", help="STATUS of HTTP, or grpc-STATUS.")
 @click.option("--route", metavar="NAME", help="For --split and faults; else the route for all requests.")
 @click.option("--unset", multiple=True, metavar="PATH", help="Remove a field, such as timeouts.request.")
 @click.option("--dry-run", is_flag=True, help="Print the policy instead of writing it.")

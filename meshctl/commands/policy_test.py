@@ -66,14 +66,15 @@ def test(
             raise click.UsageError("name a Service, or a file with -f")
         kube = connect(kubeconfig, context)
         find.service(kube, namespace, service)
-        held = in_force(kube, namespace)
+        held = in_force(kube, namespace, request.caller.namespace)
         policy = held.policies.get((namespace, service))
     where = (policy.namespace, policy.spec.target.service) if policy else (namespace, service or "")
 
     def backend(name: str, wanted: int | None) -> str:
         return str(DestinationName(where[0], name or where[1], wanted or port))
 
-    trial = tried(parts(policy, held.levels, where[0], backend), request)
+    spelling = held.levels.of_workload(request.caller.namespace).path_normalization
+    trial = tried(parts(policy, held.levels, where[0], backend), request, spelling)
     _show(trial, output, "/".join(where), "/".join(policy.key) if policy else "")
     if not trial.taken:
         sys.exit(1)

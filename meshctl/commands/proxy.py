@@ -15,13 +15,14 @@ from meshctl.kube import Kube
 from meshctl.render import output_option, structured, table
 from meshctl.routes_view import named
 
-SECTIONS = ("routes", "endpoints", "listeners", "certs", "log", "all")
+SECTIONS = ("routes", "endpoints", "listeners", "certs", "log", "http2", "all")
 _FIELDS = {
     "routes": ("destinations",),
     "endpoints": ("destinations", "pods"),
     "listeners": ("listeners", "inbound"),
     "certs": ("certificates",),
     "log": ("log",),
+    "http2": ("http2",),
 }
 
 
@@ -34,7 +35,7 @@ def proxy_status(kube: Kube, output: str, namespace: str | None) -> None:
     query = {"namespace": namespace} if namespace else {}
     found = ask(kube, home(kube), "/sidecars", SidecarList, query=query)
     if output == "table":
-        headings = ("NAMESPACE", "POD", "STATE", "KEYS", "CONNECTED", "VERSION", "REPLICA", "ERROR")
+        headings = ("NAMESPACE", "POD", "STATE", "KEYS", "CONNECTED", "VERSION", "HTTP/2", "REPLICA", "ERROR")
         click.echo(table(headings, [_status_row(each) for each in found.sidecars]))
         if found.answered < found.replicas:
             click.echo(
@@ -56,6 +57,7 @@ def _status_row(each: SidecarState) -> tuple[object, ...]:
         each.keys,
         connected,
         each.version,
+        each.http2 or "-",
         each.replica,
         each.error or "-",
     )
@@ -135,10 +137,15 @@ def _log(found: SidecarConfig) -> str:
     )
 
 
+def _http2(found: SidecarConfig) -> str:
+    return table(("HTTP/2 ENGINE",), [(found.http2 or "-",)])
+
+
 _TABLES = {
     "routes": _routes,
     "endpoints": _endpoints,
     "listeners": _listeners,
     "certs": _certs,
     "log": _log,
+    "http2": _http2,
 }

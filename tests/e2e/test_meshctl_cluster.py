@@ -106,6 +106,7 @@ def test_sidecars_by_way_of_the_control_plane(meshed: Cluster, tmp_path: Path) -
         "KEYS",
         "CONNECTED",
         "VERSION",
+        "HTTP/2",
         "REPLICA",
         "ERROR",
     ]
@@ -122,7 +123,7 @@ def test_sidecars_by_way_of_the_control_plane(meshed: Cluster, tmp_path: Path) -
     assert (done.exit_code, done.stderr) == (2, "error: there is no pod shop/we; did you mean shop/web?\n")
     assert f"control plane: {VERSION} (image triomesh:{VERSION}" in meshctl(meshed, "version").output
     found = {each["id"]: each for each in json.loads(meshctl(meshed, "check", "-o", "json").output)}
-    for check in ("sidecars-in-sync", "sidecar-roots", "sidecar-versions", "versions"):
+    for check in ("sidecars-in-sync", "sidecar-roots", "sidecar-versions", "sidecar-http2", "versions"):
         assert found[check]["outcome"] == "passed", found[check]
     report = tmp_path / "report.tar.gz"
     assert meshctl(meshed, "bug-report", "--file", str(report)).exit_code == 0

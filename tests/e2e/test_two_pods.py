@@ -300,7 +300,7 @@ def test_http2_settings_do_not_pin_a_silent_client_to_tcp(dual: Scene) -> None:
         with client.connect(ip, 90) as sock:
             assert spoke.wait(5)
             sock.sendall(PREFACE)
-            assert sock.recv(100) == SETTINGS
+            assert sock.recv(100)[3] == 4, "the sidecar's own SETTINGS"
 
 
 def test_truncated_tls_from_a_client_resets_the_application(dual: Scene) -> None:

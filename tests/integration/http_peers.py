@@ -261,6 +261,7 @@ async def settled(*sidecars: Sidecar) -> None:
             runtime = side.app.runtime
             endpoints = [e for service in runtime.services.all() for e in service.endpoints()]
             idle = {conn for endpoint in endpoints for conn in endpoint.idle}
+            idle |= {session.conn for endpoint in endpoints for session in endpoint.sessions.idle()}
             found: list[object] = [e for e in endpoints if e.inflight]
             found += [conn for conn in runtime.reactor.conns.values() if conn not in idle]
             return found
@@ -271,9 +272,9 @@ async def settled(*sidecars: Sidecar) -> None:
             raise AssertionError(f"left over: {runtime.connections} connections, {left()}") from None
         assert runtime.handshaker.active == 0
         assert side.metric("triomesh_connections") == 0
-        for conn in list(runtime.reactor.conns.values()):
-            assert conn.idle_in is not None
-            conn.idle_in.drop_idle(conn)
+        runtime.services.close_idle()
+        await wait_until(lambda r=runtime: not r.reactor.conns, 3)
+        assert runtime.http2.budget.used == 0
 
 
 class Mesh:

@@ -16,6 +16,8 @@ from mesh_api.traffic import Route, WeightedTarget
 from mesh_proxy.net.addr import Addr
 from mesh_proxy.policy.outcome import Flag
 from mesh_proxy.pool.cluster import Cluster
+from tests.integration.http2_peers import Handler as StreamHandler
+from tests.integration.http2_peers import Http2Application, http2_application
 from tests.integration.http_peers import (
     STEP_S,
     Application,
@@ -30,6 +32,7 @@ from tests.integration.http_peers import (
 )
 from tests.support.mesh import VIP, Sidecar, TestCa, identity, server_snapshot, sidecar
 
+Http2Handlers = dict[str, StreamHandler]
 OTHER_VIP = Addr("10.255.0.2", 81)
 OTHER = "shop/other:81"
 GET = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n"
@@ -57,6 +60,8 @@ class PolicyMesh:
     def __init__(self, client: Sidecar, apps: dict[str, Application], servers: dict[str, Sidecar]) -> None:
         self.client = client
         self.apps = apps
+        self.apps2: dict[str, Http2Application] = {}
+        """Those that speak HTTP/2."""
         self.servers = servers
         self._peers: list[Peer] = []
 
@@ -133,29 +138,35 @@ async def policy_mesh(
     other: Handler | bytes | None = None,
     other_changes: dict[str, object] | None = None,
     labels: dict[str, str] | None = None,
+    http2: Http2Handlers | None = None,
     **changes: object,
 ) -> AsyncIterator[PolicyMesh]:
     """Workloads by version behind the destination VIP, and `other` behind OTHER_VIP.
 
-    `changes` are of the destination; `labels` are the client's own. Nothing may be left over at the end.
+    `changes` are of the destination; `labels` are the client's own; workloads of `http2` speak that. Nothing
+    may be left over at the end.
     """
     async with AsyncExitStack() as stack:
         apps: dict[str, Application] = {}
+        apps2: dict[str, Http2Application] = {}
         servers: dict[str, Sidecar] = {}
+        for name, stream_handler in (http2 or {}).items():
+            apps2[name] = await stack.enter_async_context(http2_application(stream_handler))
         for name, handler in {**handlers, **({"other": other} if other is not None else {})}.items():
             run = answering(handler) if isinstance(handler, bytes) else handler
             apps[name] = await stack.enter_async_context(application(run))
+        for name, app in {**apps, **apps2}.items():
             servers[name] = await stack.enter_async_context(
                 sidecar(_credentials("server"), server_snapshot(access_log=False))
             )
-            servers[name].aim(inbound=apps[name].addr)
+            servers[name].aim(inbound=app.addr)
         first = Destination(
             name="server",
             namespace="shop",
             port=VIP.port,
             addresses=(VIP.ip,),
             protocol=Protocol.HTTP,
-            endpoints=tuple(endpoint(servers[name], name) for name in handlers),
+            endpoints=tuple(endpoint(servers[name], name) for name in (*handlers, *apps2)),
             policy="shop/server",
         )
         second = Destination(
@@ -177,6 +188,7 @@ async def policy_mesh(
         front = await stack.enter_async_context(sidecar(_credentials("client"), snapshot))
         front.aim(outbound=VIP)
         found = PolicyMesh(front, apps, servers)
+        found.apps2 = apps2
         yield found
         found.close_clients()
         await settled(front, *servers.values())

@@ -3,13 +3,13 @@
 import pytest
 import trio
 
+from mesh_api.limits import Limits
 from mesh_api.sidecar import Pod, Protocol
 from mesh_proxy.net.addr import Addr
 from tests.integration.test_tcp_relay import BROKEN, application, everything, exactly, is_tcp, refused_port
 from tests.support.mesh import VIP, TestCa, client_snapshot, identity, pair, run, sidecar, wait_until
 
 SETTINGS = b"\0\0\6\4\0\0\0\0\0" + b"\0\3\0\0\0\x64"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 REQUEST = b"GET / HTTP/1.1\r\nhost: server\r\n\r\n"
 
@@ -118,28 +118,6 @@ def test_settings_do_not_pin_a_silent_client(held):
             assert mesh.client.metric("triomesh_detect_total", verdict="server-first") == 0
             await client.aclose()
             await tentative.aclose()
-
-    run(main)
-
-
-def test_http2_gets_the_servers_held_bytes():
-    async def main():
-        async with application() as app, undeclared(app) as mesh:
-            client = await mesh.connect()
-            served = await app.accept()
-            await served.send_all(SETTINGS)
-            await trio.sleep(0.05)
-            for n in range(len(PREFACE)):
-                await client.send_all(PREFACE[n : n + 1])
-            assert await exactly(served, len(PREFACE)) == PREFACE
-            assert await exactly(client, len(SETTINGS)) == SETTINGS
-            await served.send_all(b"more")
-            assert await exactly(client, 4) == b"more"
-            assert app.accepted == 1
-            await client.aclose()
-            assert await everything(served) == b""
-            await served.aclose()
-            await mesh.client.log.wait_for(is_tcp)
 
     run(main)
 
@@ -257,12 +235,11 @@ def test_client_reset_while_silent():
     run(main)
 
 
-def test_a_silent_client_of_a_dead_endpoint_is_not_left_waiting(monkeypatch):
-    monkeypatch.setattr("mesh_proxy.outbound.server.DETECT_S", 0.2)
-
+def test_a_silent_client_of_a_dead_endpoint_is_not_left_waiting():
     async def main():
         snapshot = client_snapshot(Addr("127.0.0.1", refused_port()), protocol=Protocol.AUTO)
-        async with sidecar(TestCa().credentials("client"), snapshot) as front:
+        limits = Limits(detect_seconds=0.2)
+        async with sidecar(TestCa().credentials("client"), snapshot, limits=limits) as front:
             front.aim(outbound=VIP)
             client = await trio.open_tcp_stream(*front.outbound)
             with pytest.raises(BROKEN):

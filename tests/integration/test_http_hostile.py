@@ -7,9 +7,9 @@ import random
 import pytest
 import trio
 
+from mesh_api.limits import Limits
 from mesh_api.sidecar import Endpoint, TlsMode
 from mesh_api.traffic import Settings, Timeouts
-from mesh_proxy.http import server as http_server
 from tests.integration.http_peers import (
     Message,
     Peer,
@@ -154,6 +154,25 @@ async def test_an_early_response_is_delivered_though_the_application_closes() ->
 
 
 @mesh_test
+async def test_an_early_response_reaches_a_client_that_sends_its_whole_request_first() -> None:
+    """As many clients do; a server that takes the rest (nginx lingers) would be heard without us."""
+
+    async def handle(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+        peer.stream.socket.shutdown(1)
+        await peer.rest()
+
+    async with mesh(handle) as m:
+        client = await m.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8000000\r\n\r\n")
+        await client.send(bytes(8_000_000))
+        response = await client.response()
+        assert (response.status, response.body) == (413, b"big")
+        assert await client.end() == "clean"
+
+
+@mesh_test
 async def test_response_that_starts_while_the_request_goes_on() -> None:
     """Both directions of one exchange at once: each piece is answered before the next is sent."""
 
@@ -180,16 +199,11 @@ async def test_response_that_starts_while_the_request_goes_on() -> None:
 
 @mesh_test
 async def test_a_head_that_does_not_end_is_given_up() -> None:
-    saved = http_server.HEAD_S
-    http_server.HEAD_S = 0.05
-    try:
-        async with mesh(ok()) as m:
-            client = await m.connect()
-            await client.send(GET[:-2])
-            assert await client.end() == "clean"
-            assert not m.app.peers
-    finally:
-        http_server.HEAD_S = saved
+    async with mesh(ok(), client_settings={"limits": Limits(head_seconds=0.05)}) as m:
+        client = await m.connect()
+        await client.send(GET[:-2])
+        assert await client.end() == "clean"
+        assert not m.app.peers
 
 
 @mesh_test
@@ -205,7 +219,7 @@ async def test_idle_pooled_connections_end_by_themselves() -> None:
 
 @mesh_test
 async def test_connections_over_the_bound_are_reset() -> None:
-    async with mesh(ok(), client_settings={"max_connections": 2}) as m:
+    async with mesh(ok(), client_settings={"limits": Limits(connections=2)}) as m:
         first, second = await m.connect(), await m.connect()
         assert (await first.get()).status == (await second.get()).status == 200
         try:

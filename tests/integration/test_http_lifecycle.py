@@ -45,7 +45,7 @@ async def cancelled(
     sock.setblocking(False)
     peer = Peer(stream)
     async with stream, trio.open_nursery() as nursery:
-        assert runtime.admit()
+        assert runtime.admit(sock)
         nursery.start_soon(handle, sock)
         await script(peer)
         nursery.cancel_scope.cancel()

@@ -74,8 +74,14 @@ MALFORMED = {
     "large-head": (431, b"GET / HTTP/1.1\r\nHost: s\r\n" + (b"A: " + b"a" * 1000 + b"\r\n") * 70 + b"\r\n"),
     "large-head-unfinished": (431, b"GET / HTTP/1.1\r\nHost: s\r\n" + (b"A: " + b"a" * 1000 + b"\r\n") * 70),
     "many-fields": (431, b"GET / HTTP/1.1\r\nHost: s\r\n" + b"A: b\r\n" * 201 + b"\r\n"),
-    "connect": (501, b"CONNECT s:443 HTTP/1.1\r\nHost: s:443\r\n\r\n"),
-    "preface": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "connect-to-a-path": (400, b"CONNECT / HTTP/1.1\r\nHost: s:443\r\n\r\n"),
+    "connect-elsewhere": (400, b"CONNECT s:443 HTTP/1.1\r\nHost: t:443\r\n\r\n"),
+    "connect-with-a-body": (400, b"CONNECT s:443 HTTP/1.1\r\nHost: s:443\r\nContent-Length: 1\r\n\r\na"),
+    "underscore-length": (400, HEAD + b"Content_Length: 3\r\n\r\nabc"),
+    "underscore-coding": (400, HEAD + b"transfer_encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "nul-in-path": (400, b"GET /a%00b HTTP/1.1\r\nHost: s\r\n\r\n"),
+    "underscore-trailer": (400, CHUNKED + b"0\r\ncontent_length: 4\r\n\r\n"),
+    "identity-trailer": (400, CHUNKED + b"0\r\nx-forwarded-client-cert: a\r\n\r\n"),
     "not-http": (400, b"\x16\x03\x01\x00\x00\r\n\r\n"),
 }
 

@@ -559,30 +559,6 @@ async def test_a_body_cut_short_by_the_response_spoils_no_connection() -> None:
 
 
 @mesh_test
-async def test_http10_client() -> None:
-    async with mesh(answering(lambda r: ok(r.line))) as m:
-        client = await m.connect()
-        await client.send(b"GET /old HTTP/1.0\r\nUser-Agent: old\r\n\r\n")
-        response = await client.response()
-        assert response.status == 200
-        assert response.body == b"GET /old HTTP/1.0"
-        assert response.get(b"connection") == b"close"
-        assert await client.end() == "clean"
-        assert (await m.record(protocol="HTTP/1.0"))["status"] == 200
-
-
-@mesh_test
-async def test_an_http10_client_is_not_sent_chunks() -> None:
-    async with mesh(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n") as m:
-        client = await m.connect()
-        await client.send(b"GET /old HTTP/1.0\r\n\r\n")
-        response = await client.response()
-        assert response.get(b"transfer-encoding") is None
-        assert response.status == 502
-        assert await client.end() == "clean"
-
-
-@mesh_test
 async def test_bounded_memory_with_a_slow_reader() -> None:
     size = 50 * 1024 * 1024
     sent = [0]

@@ -20,6 +20,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("mesh_control.app", "kubernetes.config", "kubernetes.client.api_client", "injector.webhook"),
         ("mesh_proxy.app",),
+        ("mesh_proxy.wire.http2.nghttp2", "mesh_proxy.wire.http2.hyper"),
         ("injector.netinit.apply", "pyroute2"),
         ("certs.service", "certs.authority"),
     ],

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from certs.credentials import ALPN_HTTP1, ALPN_TCP
+from mesh_api.limits import Limits
 from mesh_api.sidecar import Inbound, MtlsMode, Pod, Protocol
 from mesh_proxy.net.addr import Addr
 from tests.integration.test_detect import REQUEST, RESPONSE
@@ -27,9 +28,9 @@ FOREIGN = TestCa("other.example")
 SAME_NAME = TestCa()
 
 
-def back(mode, app, ca=CA, **inbound):
+def back(mode, app, ca=CA, limits=Limits(), **inbound):  # noqa: B008 - frozen
     snapshot = server_snapshot(inbound=Inbound(mtls=mode, **inbound))
-    return sidecar(ca.credentials("server"), snapshot)
+    return sidecar(ca.credentials("server"), snapshot, limits=limits)
 
 
 async def dial(side):
@@ -315,11 +316,9 @@ def test_the_server_may_speak_first_to_an_unmeshed_client(mode, protocol):
     run(main)
 
 
-def test_strict_never_speaks_first(monkeypatch):
-    monkeypatch.setattr("mesh_proxy.inbound.server.DETECT_S", 0.3)
-
+def test_strict_never_speaks_first():
     async def main():
-        async with application() as app, back(STRICT, app) as side:
+        async with application() as app, back(STRICT, app, limits=Limits(detect_seconds=0.3)) as side:
             side.aim(inbound=app.addr)
             client = await dial(side)
             assert await ended(client)
@@ -331,11 +330,10 @@ def test_strict_never_speaks_first(monkeypatch):
 
 
 @pytest.mark.parametrize("tls", ["mesh", "none"])
-def test_a_silent_peer_of_the_mesh_is_waited_for(tls, monkeypatch):
+def test_a_silent_peer_of_the_mesh_is_waited_for(tls):
     """A pod with a sidecar will send its ClientHello; one without may be waiting for the server."""
     from mesh_api.sidecar import TlsMode
 
-    monkeypatch.setattr("mesh_proxy.inbound.server.DETECT_S", 1.0)
     pods = (
         Pod(
             name="c",
@@ -349,7 +347,8 @@ def test_a_silent_peer_of_the_mesh_is_waited_for(tls, monkeypatch):
     async def main():
         async with application() as app:
             snapshot = server_snapshot(inbound=Inbound(mtls=PERMISSIVE), pods=pods)
-            async with sidecar(CA.credentials("server"), snapshot) as side:
+            limits = Limits(detect_seconds=1.0)
+            async with sidecar(CA.credentials("server"), snapshot, limits=limits) as side:
                 side.aim(inbound=app.addr)
                 client = await dial(side)
                 accepted = None
@@ -371,12 +370,11 @@ def test_a_silent_peer_of_the_mesh_is_waited_for(tls, monkeypatch):
     run(main)
 
 
-def test_a_handshake_that_stalls_ends(monkeypatch):
-    monkeypatch.setattr("mesh_proxy.inbound.server.DETECT_S", 0.3)
+def test_a_handshake_that_stalls_ends():
     hello = hello_of(client_context())
 
     async def main():
-        async with application() as app, back(STRICT, app) as side:
+        async with application() as app, back(STRICT, app, limits=Limits(detect_seconds=0.3)) as side:
             side.aim(inbound=app.addr)
             client = await dial(side)
             await client.send_all(hello)
@@ -558,7 +556,7 @@ def test_connections_are_bounded():
     async def main():
         async with application() as app:
             snapshot = server_snapshot(inbound=Inbound(mtls=PERMISSIVE))
-            async with sidecar(CA.credentials("server"), snapshot, max_connections=3) as side:
+            async with sidecar(CA.credentials("server"), snapshot, limits=Limits(connections=3)) as side:
                 side.aim(inbound=app.addr)
                 clients = [await dial(side) for _ in range(3)]
                 await wait_until(lambda: side.app.runtime.connections == 3)

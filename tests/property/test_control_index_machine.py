@@ -88,17 +88,22 @@ services = st.builds(
     created=st.sampled_from(CREATED),
     externalIPs=st.sampled_from(([], [VIPS[1]], [V4[0]])),
     internalTrafficPolicy=st.sampled_from(("Cluster", "Local")),
-    trafficDistribution=st.sampled_from((None, "PreferClose")),
+    sessionAffinity=st.sampled_from(("None", "None", "ClientIP")),
     publishNotReadyAddresses=maybe,
 )
 endpoints = st.builds(
-    lambda ip, named, node_name, zones, **more: endpoint(
-        ip, named, nodeName=node_name, hints={"forZones": [{"name": zone} for zone in zones]}, **more
+    lambda ip, named, node_name, zones, only, **more: endpoint(
+        ip,
+        named,
+        nodeName=node_name,
+        hints={key: [{"name": n} for n in for_] for key, for_ in (("forZones", zones), ("forNodes", only))},
+        **more,
     ),
     st.sampled_from(V4),
     st.sampled_from((*PODS, None)),
     st.sampled_from((*NODES, None)),
     st.sampled_from(((), ("z1",), ("z2",))),
+    st.sampled_from(((), (), NODES[:1], NODES)),
     ready=st.sampled_from((True, True, False, None)),
     serving=st.sampled_from((True, None, False)),
     terminating=st.sampled_from((False, None, True)),
@@ -156,6 +161,7 @@ traffic_policies = st.builds(
             {"timeouts": {"request": "2s"}},
             {"tls": {"mode": "disable"}},
             {"circuitBreaker": {"maxRequests": 7}},
+            {"connection": {"httpVersion": "2"}},
             {"timeouts": {"request": "2"}},
             {"rubbish": 1},
         )
@@ -168,7 +174,7 @@ mesh_settings = st.sampled_from(
         {"mtls": {"mode": "STRICT"}},
         {"mtls": {"mode": "DISABLE", "ports": {"8080": "STRICT"}}},
         {"mtls": {"ports": {"8080": "DISABLE"}}},
-        {"egress": {"mode": "refuse"}, "accessLog": "all"},
+        {"egress": {"mode": "refuse"}, "accessLog": "all", "pathNormalization": "none"},
         {"timeouts": {"request": "9s"}},
         {"mtls": {"mode": "SOMETIMES"}},
     )

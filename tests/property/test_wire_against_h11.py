@@ -16,6 +16,7 @@ from mesh_proxy.wire.http1 import (
     parse_request,
     parse_response,
 )
+from tests.support.http1_corpus import read_request
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
 CHUNKS = b"3;x=y\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"
@@ -34,6 +35,14 @@ names = st.sampled_from(
         b"a!#$%&'*+-.^_`|~9",
         b"Content-Length ",
         b"transfer-encoding",
+        b"Transfer_Encoding",
+        b"content_length",
+        b"x-forwarded-client-cert",
+        b"X_Forwarded_Client_Cert",
+        b"TE",
+        b"Trailer",
+        b"Keep-Alive",
+        b"x-b",
         b"bad name",
         b"",
     ]
@@ -57,6 +66,13 @@ values = st.sampled_from(
         b"gzip, chunked",
         b"identity",
         b"100-continue",
+        b"upgrade",
+        b"websocket",
+        b"trailers, gzip",
+        b"chunked, chunked",
+        b"\x0bchunked",
+        b"1_0",
+        b"99999999999999999999",
         b"\xff\x80",
         b"a\tb c",
         b"a\x01b",
@@ -88,6 +104,9 @@ request_lines = st.sampled_from(
         b"POST /a?b=%20 HTTP/1.0",
         b"OPTIONS * HTTP/1.1",
         b"m!x http://a/b HTTP/1.1",
+        b"POST http://a/x/../%7eb?c HTTP/1.1",
+        b"PUT //a\\b%2f HTTP/1.1",
+        b"CONNECT a:80 HTTP/1.1",
         b"GET  / HTTP/1.1",
         b"GET / HTTP/1.2",
         b"GET / HTTP/2.0",
@@ -145,7 +164,9 @@ def test_requests(line, block):
     assert payload == (b"abc" if ours.framing == CHUNKED else body)
     assert len(list(head.headers)) == ours.block.count(b"\r\n")
     assert dict(head.headers).get(b"host", b"") == ours.host
-    asks_to_switch = any(name == b"upgrade" for name, _ in ours.special)  # h11 pauses for the answer
+    asks_to_switch = ours.method == b"CONNECT" or any(
+        name == b"upgrade" for name, _ in ours.special
+    )  # h11 pauses for the answer
     if ours.minor and not asks_to_switch:
         assert connection.their_state is (h11.DONE if ours.keep_alive else h11.MUST_CLOSE)
         assert connection.they_are_waiting_for_100_continue is False
@@ -257,3 +278,34 @@ def test_where_we_are_stricter(head):
     assert isinstance(connection.next_event(), h11.Request)
     with pytest.raises(HttpError):
         parse_request(head, DEFAULT_LIMITS)
+
+
+@settings(deadline=None, max_examples=600)
+@given(request_lines, blocks)
+def test_what_goes_on_is_read_the_same_by_the_next_sidecar_and_by_h11(line, block):
+    """The boundaries of a message survive the hop, and a second hop changes nothing more."""
+    data = line + b"\r\n" + block + b"\r\n"
+    try:
+        head = parse_request(data, DEFAULT_LIMITS)
+    except HttpError:
+        return
+    if head.length > 1000 or head.method == b"CONNECT" or b"upgrade" in [name for name, _ in head.special]:
+        return
+    body = body_for(head.framing, head.length)
+    try:
+        once = read_request([data + body + NEXT])
+    except HttpError:
+        return
+    if not once.head.minor and b"host" not in [name for name, _ in once.head.special]:
+        return  # the sidecar adds one
+    message = once.forwarded()
+    again = read_request([message + NEXT])
+    assert (again.head.method, again.target, again.head.host) == (head.method, once.target, head.host)
+    assert (again.head.framing, again.head.length, again.body) == (head.framing, head.length, body)
+    assert again.rest == NEXT
+    assert again.forwarded() == message
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(message + NEXT)
+    _, payload = read_message(connection)
+    assert payload == (b"abc" if head.framing == CHUNKED else body)
+    assert connection.trailing_data[0] == NEXT

@@ -37,6 +37,8 @@ from mesh_proxy.settings import Settings
 TRUST_DOMAIN = "cluster.local"
 VIP = Addr("10.255.0.1", 80)
 DEADLINE_S = 10.0
+HTTP2_ENGINE = "auto"
+"""That of sidecars whose settings name none."""
 
 
 def run(test: Callable[[], object], seconds: float = 30.0) -> None:
@@ -187,6 +189,7 @@ async def sidecar(
         "health_port": 0,
         "pod_ips": frozenset(("127.0.0.1",)),
         "drain_s": 0.2,
+        "http2_engine": HTTP2_ENGINE,
     }
     app = App(Settings(**{**base, **settings}), log.writer, original_dst, resolve)  # type: ignore[arg-type]
     if credentials is not None:

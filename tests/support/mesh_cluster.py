@@ -29,9 +29,12 @@ def meshctl(cluster: Cluster, *arguments: str, check: bool = True) -> subprocess
 
 
 @contextmanager
-def mesh_running(name: str) -> Iterator[Cluster]:
-    """A cluster with two control planes; `web` and `client` in the mesh, `client` and `web` outside it."""
-    with running(name) as cluster:
+def mesh_running(name: str, *options: str) -> Iterator[Cluster]:
+    """A cluster with two control planes; `web` and `client` in the mesh, `client` and `web` outside it.
+
+    `options` are those of `meshctl local up`.
+    """
+    with running(name, *options) as cluster:
         meshctl(cluster, "install", "--wait")
         cluster.apply(objects.namespace(SHOP), objects.namespace(OUTSIDE, meshed=False))
         made = [

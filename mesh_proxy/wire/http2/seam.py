@@ -58,9 +58,9 @@ class Http2Limits:
     header_count: int = 200
     continuations: int = 8
     """CONTINUATION frames that one header block may have."""
-    resets_burst: int = 200
+    resets_burst: int = 1000
     """Streams that the peer may reset, or make us reset, at once (rapid reset, CVE-2023-44487) ..."""
-    resets_per_s: float = 50.0
+    resets_per_s: float = 500.0
     """... and each second after that."""
     control_burst: int = 1000
     """PING, SETTINGS, PRIORITY, WINDOW_UPDATE and empty DATA frames at once ..."""
@@ -108,6 +108,8 @@ class Engine(Protocol):
     """How many streams we may have open (client)."""
     peer_connect_protocol: bool
     """The peer takes extended CONNECT."""
+    within_head: bool
+    """A header block has begun to come and has not ended."""
 
     def feed(self, data: bytes, now: float) -> list[Event]:
         """Take bytes that have come; `now` is for rates, in seconds. Raises Http2Error."""
@@ -141,11 +143,15 @@ class Engine(Protocol):
         ...
 
     def consumed(self, stream: int, size: int) -> None:
-        """Give flow-control credit back for `size` bytes of DATA, to the stream and the connection."""
+        """Give credit for `size` bytes of DATA back: to that stream only, or with 0 to the connection.
+
+        Each byte of a DATA event is given back to the connection once, whatever became of its stream; bytes
+        that no event told of are given back by the engine itself.
+        """
         ...
 
     def reset(self, stream: int, code: int) -> None:
-        """End a stream in both directions; no RESET event follows. Its unconsumed bytes are given back."""
+        """End a stream in both directions; no event follows for it. Data not sent yet is dropped."""
         ...
 
     def ping(self, opaque: bytes) -> None:

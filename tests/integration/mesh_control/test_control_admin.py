@@ -210,6 +210,9 @@ def test_sidecars_by_meshctl_through_either_replica(tmp_path: Path) -> None:
             assert done.exit_code == 0, done.output
             config = yaml.safe_load(done.stdout)
             assert (config["namespace"], config["pod"]) == WEB
+            assert config["http2"] == state["http2"] != ""
+            done = await world.meshctl("proxy-config", "shop/web-1", "http2")
+            assert done.output.splitlines()[-1].strip() == state["http2"]
             assert {one["purpose"] for one in config["listeners"]} == set(side.app.ports)
             text = (await world.meshctl("proxy-config", "web-1", "certs", "-n", "shop")).output
             assert "spiffe://cluster.local/ns/shop/sa/web" in text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.load import parse_wrk, percentile
+from bench.load import parse_h2load, parse_wrk, percentile
 from bench.procs import BenchError
 
 GOOD = """\
@@ -52,6 +52,40 @@ def test_wrk_output_with_a_part_missing_is_an_error(cut: str) -> None:
 def test_no_answer_at_all_is_an_error() -> None:
     with pytest.raises(BenchError, match="no request"):
         parse_wrk(GOOD.replace("28912 requests", "0 requests"))
+
+
+H2_GOOD = """\
+finished in 2.02s, 8902.48 req/s, 9.80MB/s
+requests: 17885 total, 17965 started, 17885 done, 17885 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 17885 2xx, 0 3xx, 0 4xx, 0 5xx
+"""
+H2_LOG = "".join(f"1795000000000000\t200\t{1000 * n}\n" for n in range(1, 101))
+
+
+def test_h2load_output_is_read() -> None:
+    result = parse_h2load(H2_GOOD, H2_LOG)
+    assert result.requests == 17885
+    assert result.rps == 8902.48
+    assert result.percentiles_ms == {50: 50.0, 99: 99.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "log", "message"),
+    [
+        (
+            H2_GOOD.replace("17885 succeeded, 0 failed", "17884 succeeded, 1 failed"),
+            H2_LOG,
+            "1 requests failed",
+        ),
+        (H2_GOOD.replace("0 timeout", "2 timeout"), H2_LOG, "2 timed out"),
+        (H2_GOOD.replace("17885 succeeded", "0 succeeded"), "", "no request"),
+        (H2_GOOD, H2_LOG.replace("\t200\t5000", "\t503\t5000"), "another status"),
+        (H2_GOOD.replace("finished", "ended"), H2_LOG, "version 1.52"),
+    ],
+)
+def test_h2load_failures_are_errors(text: str, log: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        parse_h2load(text, log)
 
 
 def test_percentiles_are_nearest_rank() -> None:

@@ -15,6 +15,7 @@ from injector.netinit.__main__ import main as netinit
 from injector.patch import decide, remove
 from injector.pod import PodError
 from injector.values import Capture, ValuesError, from_mapping
+from mesh_api.limits import VARIABLE_PREFIX
 from mesh_api.names import PREFIX
 from tests.support.inject import ENABLED, VALUES, values
 
@@ -35,6 +36,8 @@ POD: dict[str, Any] = {"metadata": {"name": "web"}, "spec": {"containers": [{"na
         ("exclude-interfaces", "lo", "lo is needed by the sidecar"),
         ("proxy-cpu-request", "lots", "expected a quantity such as 100m or 128Mi: 'lots' is not"),
         ("proxy-memory-limit", "0", "'0' is not a quantity above zero"),
+        ("proxy-limits", "headBytes=1", "headBytes: expected a whole number from 1024 to 1048576"),
+        ("proxy-limits", "heads=4096", "'heads=4096' is no limit; these exist: connections, "),
         ("proxy-log-level", "trace", "expected one of debug, info, warning, error: 'trace' is none of them"),
         ("drain-seconds", "1h", "'1h' is not a number of seconds"),
         ("proxy-image", "a b", "'a b' is not the name of an image"),
@@ -67,6 +70,20 @@ def test_an_annotation_replaces_a_default_and_may_contradict_another() -> None:
         AnnotationError, match="include-outbound-ports: 3306 is also in exclude_outbound_ports"
     ):
         effective({PREFIX + "include-outbound-ports": "3306"}, defaults)
+
+
+def test_limits_of_the_installation_and_of_the_pod_reach_the_sidecar() -> None:
+    defaults = values(limits={"headBytes": 131072, "streams": 50})
+    pod = {**POD, "metadata": {"annotations": {PREFIX + "proxy-limits": "streams=10, headSeconds=2.5"}}}
+    decision = decide(pod, ENABLED, defaults)
+    assert isinstance(decision, Inject)
+    environment = decision.pod["spec"]["initContainers"][1]["env"]
+    told = {one["name"]: one["value"] for one in environment if one["name"].startswith(VARIABLE_PREFIX)}
+    assert told == {
+        "TRIOMESH_LIMIT_HEAD_BYTES": "131072",
+        "TRIOMESH_LIMIT_STREAMS": "10",
+        "TRIOMESH_LIMIT_HEAD_SECONDS": "2.5",
+    }
 
 
 def test_netinit_takes_every_variable_that_the_injector_writes() -> None:

@@ -81,6 +81,18 @@ def test_the_last_stage_has_no_tools_and_no_root() -> None:
     assert "ensurepip" in steps
 
 
+def test_the_engines_module_is_compiled_in_the_first_stage() -> None:
+    build, _ = stages()
+    assert build[0][1] == "${BUILD_BASE} AS build"
+    assert ("ARG", "BUILD_BASE=${BASE}") in instructions(), "one base image is enough, unless told otherwise"
+    (step,) = (rest for name, rest in build if "build_ext" in rest)
+    assert "TRIOMESH_NATIVE=required" in step
+    assert "-Werror" in step
+    # One that was built for another system must not come along.
+    assert ignored("mesh_proxy/wire/http2/native/_nghttp2.cpython-311-x86_64-linux-gnu.so")
+    assert not ignored("mesh_proxy/wire/http2/native/engine.c")
+
+
 def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION

@@ -1,9 +1,12 @@
 """Values of an installation: where they are read from, and what is refused."""
 
+import msgspec
 import pytest
 
-from manifests.injection import injector_values
+from injector.values import from_mapping
+from manifests.injection import as_environment, injector_values
 from manifests.values import Values, ValuesError, override, parse, to_plain
+from mesh_api.limits import Limits
 
 
 def test_defaults_are_empty_and_come_back() -> None:
@@ -40,6 +43,8 @@ def test_digits_stay_text_where_text_is_wanted() -> None:
         ({"clusterNetworks": ["10.0.0.1/8"]}, "values.clusterNetworks: expected networks"),
         ({"topology": "split"}, "values.topology: invalid enum value 'split'"),
         ({"sidecar": {"capture": {"excludeInboundPorts": "x"}}}, "values.sidecar.capture: "),
+        ({"sidecar": {"limits": {"streams": 0}}}, "values.sidecar.limits.streams: expected `int` >= 1"),
+        ({"sidecar": {"limits": {"stream": 5}}}, "values.sidecar.limits: object contains unknown field"),
     ],
 )
 def test_refused_values_name_their_path(tree: dict[str, object], message: str) -> None:
@@ -66,3 +71,10 @@ def test_the_injector_learns_the_installation() -> None:
     assert found.control_address == "triomesh-control.mesh.svc:15010"
     assert found.image == "triomesh:9"
     assert "mesh" in found.excluded_namespaces
+
+
+def test_limits_reach_the_injector() -> None:
+    values = parse(override({}, ["sidecar.limits.headBytes=131072", "sidecar.limits.detectSeconds=0.5"]))
+    assert injector_values(values).limits == Limits(head_bytes=131072, detect_seconds=0.5)
+    assert parse(to_plain(values)) == values
+    assert from_mapping(msgspec.json.decode(as_environment(values))) == injector_values(values)

@@ -60,7 +60,10 @@ def used(wanted: inspect.Type, value: Any, path: str) -> Iterator[str]:
 # What is the same as elsewhere need not be shown twice.
 ALIKE = (
     (r"^MeshPolicy\.overrides\.", "MeshPolicy.defaults."),
-    (r"^TrafficPolicy\.subsets\.\*\.(timeouts|loadBalancer|circuitBreaker|outliers)\.", r"TrafficPolicy.\1."),
+    (
+        r"^TrafficPolicy\.subsets\.\*\.(connection|timeouts|loadBalancer|circuitBreaker|outliers)\.",
+        r"TrafficPolicy.\1.",
+    ),
     (r"\.(headers|query)\.\*\.", ".query.*."),
 )
 
@@ -95,6 +98,7 @@ def test_the_defaults_are_those_of_the_code() -> None:
         **DEFAULTS,
         "mtls.mode": settings.mtls.value,
         "egress.mode": settings.egress.value,
+        "pathNormalization": settings.path_normalization.value,
         "accessLog": "all" if settings.access_log else "errors",
     }
     print(*(f"{field}: {default}" for field, default in expected.items()), sep="\n")

@@ -12,7 +12,8 @@ from mesh_api.policy_values import duration, duration_text
 V1 = {"subsets": {"v1": {"labels": {"version": "v1"}}}}
 ALGORITHMS = "least-latency, least-request, round-robin or random"
 CONDITIONS = (
-    "connect-failure, refused-stream, reset-before-request, gateway-error, 5xx, 429 or grpc-unavailable"
+    "connect-failure, refused-stream, reset-before-request, gateway-error, 5xx, 429, grpc-cancelled, "
+    "grpc-deadline-exceeded, grpc-internal, grpc-resource-exhausted or grpc-unavailable"
 )
 UNIT = "expected a duration with its unit, such as 500ms, 2s, 5m or 1h, got"
 
@@ -227,7 +228,25 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         route(fault={"abort": {"percent": 5}}),
-        "spec.routes[0].fault.abort.status: expected a value, got none",
+        "spec.routes[0].fault.abort: expected exactly one of status and grpcStatus, got none",
+    ),
+    (
+        route(fault={"abort": {"percent": 5, "status": 503, "grpcStatus": 14}}),
+        "spec.routes[0].fault.abort: expected exactly one of status and grpcStatus, got status and",
+    ),
+    (
+        route(fault={"abort": {"percent": 5, "grpcStatus": 17}}),
+        "spec.routes[0].fault.abort.grpcStatus: expected a status of gRPC from 0 to 16, got 17",
+    ),
+    # the version of HTTP
+    (
+        {"connection": {"httpVersion": 2}},
+        'spec.connection.httpVersion: expected 1.1 or 2, got 2; write it in quotes: "2"',
+    ),
+    ({"connection": {"httpVersion": "h2"}}, "spec.connection.httpVersion: expected 1.1 or 2, got 'h2'"),
+    (
+        {"subsets": {"v1": {"labels": {"a": "b"}, "connection": {"version": "2"}}}},
+        "spec.subsets.v1.connection.version: unknown field; did you mean 'httpVersion'?",
     ),
     # what has no bytes in UTF-8
     (
@@ -248,15 +267,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (route(mirror=[]), "spec.routes[0].mirror: not supported yet"),
     (route(cors={}), "spec.routes[0].cors: not supported yet"),
     (route(rateLimit={}), "spec.routes[0].rateLimit: not supported yet"),
-    (route(fault={"abort": {"percent": 1, "grpcStatus": 14}}), "spec.routes[0].fault.abort.grpcStatus: not"),
     ({"outliers": {"successRate": {}}}, "spec.outliers.successRate: not supported yet"),
     ({"tls": {"mode": "simple"}}, "spec.tls.mode: simple is not supported yet; expected mesh or disable"),
     ({"tls": {"mode": "mutual"}}, "spec.tls.mode: mutual is not supported yet; expected mesh or disable"),
     ({"target": {"host": "api.example.com"}}, "spec.target.host: not supported yet"),
-    (
-        {"retries": {"retryOn": ["grpc-unavailable"]}},
-        "spec.retries.retryOn[0]: grpc-unavailable is not supported yet",
-    ),
 ]
 
 BAD_MESH: list[tuple[dict[str, Any], str]] = [
@@ -288,6 +302,10 @@ BAD_MESH: list[tuple[dict[str, Any], str]] = [
     (
         {"targetRefs": [{"kind": "Job", "name": "web"}], "overrides": {"retries": {"attempts": 1}}},
         "spec.overrides.retries: expected none beside targetRefs: they hold for calls to Services",
+    ),
+    (
+        {"defaults": {"pathNormalization": "merge"}},
+        "spec.defaults.pathNormalization: expected none, base, merge-slashes or decode-and-merge, got",
     ),
     ({"defaults": {"egress": {}}}, "spec.defaults.egress.mode: expected a value, got none"),
     ({"defaults": {"accessLog": "none"}}, "spec.defaults.accessLog: expected errors or all, got 'none'"),

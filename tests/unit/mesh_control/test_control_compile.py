@@ -418,49 +418,9 @@ def test_an_external_ip_cannot_take_over_a_pod():
     assert destination(cluster.index, "shop/web:80").addresses == ("10.9.0.1",)
 
 
-# -- nodes and zones ---------------------------------------
-
 TWO = [pod("a", "10.0.0.1", node="n1"), pod("b", "10.0.0.2", node="n2")]
 
-
-def test_internal_traffic_policy_local():
-    found = [endpoint("10.0.0.1", "a", nodeName="n1"), endpoint("10.0.0.2", "b", nodeName="n2", ready=False)]
-    cluster = web(*found, pods=TWO, internalTrafficPolicy="Local")
-    assert address(cluster.index, "10.9.0.1", 80, "n1").destination == "shop/web:80/ipv4/n1"
-    assert addresses(cluster, "shop/web:80/ipv4/n1") == ["10.0.0.1:8080"]
-    assert addresses(cluster, "shop/web:80/ipv4/n2") == []
-    found[1] = endpoint("10.0.0.2", "b", nodeName="n2", ready=False, serving=True, terminating=True)
-    changes = cluster.put("EndpointSlice", slice_of("web", *found))
-    assert {"destination/shop/web:80/ipv4/n1", "destination/shop/web:80/ipv4/n2"} <= changes.keys
-    assert addresses(cluster, "shop/web:80/ipv4/n2") == ["10.0.0.2:8080"]
-
-
-def hint(*zones, nodes=()):
-    return {"forZones": [{"name": zone} for zone in zones], "forNodes": [{"name": name} for name in nodes]}
-
-
-def test_traffic_distribution_follows_the_hints():
-    found = [endpoint("10.0.0.1", "a", hints=hint("z1")), endpoint("10.0.0.2", "b", hints=hint("z2"))]
-    cluster = web(*found, pods=TWO, trafficDistribution="PreferSameZone")
-    cluster.put("Node", node("n1", zone="z1"), node("n2", zone="z2"), node("n3", zone="z3"))
-    assert addresses(cluster, "shop/web:80/ipv4/n1") == ["10.0.0.1:8080"]
-    assert addresses(cluster, "shop/web:80/ipv4/n2") == ["10.0.0.2:8080"]
-    assert len(addresses(cluster, "shop/web:80/ipv4/n3")) == 2
-    changes = cluster.put("Node", node("n1", zone="z2"))
-    assert "destination/shop/web:80/ipv4/n1" in changes.keys
-    cluster.put("EndpointSlice", slice_of("web", found[0], endpoint("10.0.0.2", "b")))
-    assert len(addresses(cluster, "shop/web:80/ipv4/n2")) == 2  # one has no hint: none counts
-    by_node = [
-        endpoint("10.0.0.1", "a", hints=hint("z1", nodes=["n1"])),
-        endpoint("10.0.0.2", "b", hints=hint("z1", nodes=["n2"])),
-    ]
-    cluster.put("EndpointSlice", slice_of("web", *by_node))
-    assert addresses(cluster, "shop/web:80/ipv4/n2") == ["10.0.0.2:8080"]
-
-
-def test_hints_do_not_count_without_traffic_distribution():
-    cluster = web(endpoint("10.0.0.1", "a", hints=hint("z1")), pods=TWO)
-    assert address(cluster.index, "10.9.0.1", 80, "n1").destination == "shop/web:80"
+# -- names ---------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -550,14 +510,10 @@ def test_one_bad_object_stops_no_other():
 
 
 def test_what_is_declared_without_effect_is_listed():
-    cluster = web(sessionAffinity="ClientIP")
+    cluster = web(type="ExternalName", externalName="example.com")
     (problem,) = cluster.index.problems()
-    assert problem == (
-        "Service",
-        "shop",
-        "web",
-        "sessionAffinity ClientIP: callers in the mesh are balanced without it",
-    )
+    assert (problem.kind, problem.name) == ("Service", "web")
+    assert problem.reason.startswith("type ExternalName: ")
 
 
 # -- contents ---------------------------------------

@@ -29,13 +29,37 @@ def test_ports_that_are_never_captured_are_those_of_the_rules():
         (None, "mysql", Protocol.TCP),
         (None, "https", Protocol.TCP),
         (None, "tls-x", Protocol.TCP),
-        (None, "http2", Protocol.AUTO),
-        (None, "grpc-api", Protocol.AUTO),
+        (None, "ws", Protocol.HTTP),
+        (None, "grpc-web", Protocol.HTTP),
+        (None, "grpc-web-x", Protocol.HTTP),
+        (None, "http2", Protocol.HTTP2),
+        (None, "http2-x", Protocol.HTTP2),
+        (None, "h2c", Protocol.HTTP2),
+        (None, "h2c-x", Protocol.HTTP2),
+        (None, "grpc", Protocol.HTTP2),
+        (None, "grpc-api", Protocol.HTTP2),
+        (None, "grpc-webs", Protocol.HTTP2),
+        (None, "grpcs", Protocol.AUTO),
+        (None, "HTTP", Protocol.AUTO),
+        (None, "-http", Protocol.AUTO),
         (None, "", Protocol.AUTO),
         ("HTTP", "tcp", Protocol.HTTP),
         ("kubernetes.io/ws", "", Protocol.HTTP),
         ("kubernetes.io/wss", "", Protocol.TCP),
-        ("kubernetes.io/h2c", "http", Protocol.AUTO),
+        ("kubernetes.io/h2c", "http", Protocol.HTTP2),
+        ("kubernetes.io/H2C", "", Protocol.HTTP2),
+        ("http2", "http", Protocol.HTTP2),
+        ("gRPC", "tcp", Protocol.HTTP2),
+        ("grpc-web", "grpc", Protocol.HTTP),
+        ("mongo", "http", Protocol.TCP),
+        ("redis", "http", Protocol.TCP),
+        ("mysql", "http", Protocol.TCP),
+        ("tls", "http", Protocol.TCP),
+        ("HTTPS", "http", Protocol.TCP),
+        # appProtocol is a whole name, not a prefix
+        ("http-x", "http", Protocol.AUTO),
+        ("grpc-x", "grpc", Protocol.AUTO),
+        ("kubernetes.io/http", "http", Protocol.AUTO),
         ("example.com/own", "http", Protocol.AUTO),
         ("", "http", Protocol.HTTP),
     ],
@@ -201,7 +225,6 @@ def test_a_service_keeps_what_is_used():
         sessionAffinity="ClientIP",
         sessionAffinityConfig={"clientIP": {"timeoutSeconds": 60}},
         internalTrafficPolicy="Local",
-        trafficDistribution="PreferSameZone",
         publishNotReadyAddresses=True,
     )
     found = read("Service", made)
@@ -210,10 +233,11 @@ def test_a_service_keeps_what_is_used():
     assert found.cluster_ips == ("10.9.0.1", "fd09::1")
     assert (found.external_ips, found.load_balancer_ips) == (("192.0.2.1",), ("192.0.2.2",))
     assert found.affinity == Affinity(60)
-    assert (found.node_local, found.distribution, found.publish_not_ready) == (True, "PreferSameZone", True)
+    assert (found.node_local, found.publish_not_ready) == (True, True)
+    assert found.problems == ()
     assert found.selects
     assert not read("Service", service("x", "10.9.0.2", selector=None)).selects
-    assert read("Service", service("x", annotations={"service.kubernetes.io/topology-mode": "Auto"})).by_node
+    assert read("Service", service("x", "10.9.0.3", sessionAffinity="ClientIP")).affinity == Affinity(10_800)
 
 
 def test_external_name_is_no_destination_and_says_so():

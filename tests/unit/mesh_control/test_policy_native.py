@@ -8,7 +8,7 @@ from mesh_api import traffic
 from mesh_api.policy import read_policy
 from mesh_api.policy_types import MeshPolicy, TrafficPolicy
 from mesh_api.sidecar import Destination, EgressMode, MtlsMode, check_destination
-from mesh_api.traffic import Algorithm, RetryOn
+from mesh_api.traffic import Algorithm, PathNormalization, RetryOn
 from mesh_control.compile import native
 from mesh_control.index.levels import Levels, held, scopes
 
@@ -52,6 +52,7 @@ def test_without_a_policy_everything_is_the_default() -> None:
 def test_every_setting_arrives() -> None:
     found = parts(
         {
+            "connection": {"httpVersion": "2"},
             "timeouts": {
                 "connect": "2s",
                 "request": "30s",
@@ -77,7 +78,7 @@ def test_every_setting_arrives() -> None:
             },
             "retries": {
                 "attempts": 3,
-                "retryOn": ["5xx", "connect-failure"],
+                "retryOn": ["5xx", "connect-failure", "grpc-internal"],
                 "perTryTimeout": "500ms",
                 "backoff": {"base": "10ms", "max": "100ms"},
                 "methods": ["GET"],
@@ -89,6 +90,7 @@ def test_every_setting_arrives() -> None:
     )
     assert found == native.Parts(
         settings=traffic.Settings(
+            http_version=traffic.HttpVersion.HTTP2,
             timeouts=traffic.Timeouts(2, 30, 300, 10, 7200),
             algorithm=Algorithm.ROUND_ROBIN,
             warmup_s=30,
@@ -97,7 +99,7 @@ def test_every_setting_arrives() -> None:
         ),
         retries=traffic.Retries(
             3,
-            (RetryOn.SERVER_ERROR, RetryOn.CONNECT_FAILURE),
+            (RetryOn.SERVER_ERROR, RetryOn.CONNECT_FAILURE, RetryOn.GRPC_INTERNAL),
             0.5,
             traffic.Backoff(0.01, 0.1),
             ("GET",),
@@ -155,6 +157,7 @@ def test_every_part_of_a_route_arrives_and_the_sidecar_takes_it() -> None:
                     "respond": {"status": 200, "body": "ok"},
                     "headers": {"response": {"set": {"content-type": "text/plain"}}},
                 },
+                {"to": [{}], "fault": {"abort": {"percent": 1, "grpcStatus": 14}}},
             ],
         }
     )
@@ -165,7 +168,7 @@ def test_every_part_of_a_route_arrives_and_the_sidecar_takes_it() -> None:
         (traffic.ValueMatch("debug", present=True),),
         traffic.SourceMatch("shop", "web", {"app": "web"}),
     )
-    first, second, third = found.routes
+    first, second, third, fourth = found.routes
     assert first == traffic.Route(
         name="beta",
         match=(match,),
@@ -182,6 +185,7 @@ def test_every_part_of_a_route_arrives_and_the_sidecar_takes_it() -> None:
     )
     assert second.redirect == traffic.Redirect("https", "x.example", 443, traffic.PathRewrite("", "/n"))
     assert third.respond == traffic.Respond(200, "ok")
+    assert fourth.fault == traffic.Fault(abort=traffic.Abort(1, grpc_status=14))
     assert third.response_headers == traffic.HeaderEdits({"content-type": "text/plain"})
     made = Destination(
         "reviews", "shop", 9080, (), subsets=found.subsets, routes=found.routes, settings=found.settings
@@ -200,6 +204,7 @@ def test_a_subset_and_a_route_say_only_what_differs() -> None:
                 "v1": {"labels": {"version": "v1"}},
                 "v2": {
                     "labels": {"version": "v2"},
+                    "connection": {"httpVersion": "1.1"},
                     "outliers": {"consecutive5xx": 3},
                     "timeouts": {"request": "0s"},
                 },
@@ -211,6 +216,10 @@ def test_a_subset_and_a_route_say_only_what_differs() -> None:
     v2 = found.subsets["v2"].settings
     assert v2 is not None
     assert (v2.outliers.consecutive_5xx, v2.outliers.interval_s, v2.timeouts.request_s) == (3, 3, None)
+    assert (v2.http_version, found.settings.http_version) == (
+        traffic.HttpVersion.HTTP1,
+        traffic.HttpVersion.CLIENT,
+    )
     retries = found.routes[0].retries
     assert retries == traffic.Retries(
         attempts=4, on=(RetryOn.SERVER_ERROR,), backoff=traffic.Backoff(0.005, 1)
@@ -262,6 +271,7 @@ def test_mtls_by_mesh_namespace_workload_and_port() -> None:
                 "defaults": {
                     "mtls": {"mode": "STRICT", "ports": {"9000": "PERMISSIVE"}},
                     "egress": {"mode": "refuse"},
+                    "pathNormalization": "none",
                 }
             },
         ),
@@ -274,12 +284,17 @@ def test_mtls_by_mesh_namespace_workload_and_port() -> None:
             },
             "old",
         ),
-        mesh_policy("bank", {"overrides": {"mtls": {"mode": "STRICT"}}}),
+        mesh_policy(
+            "bank", {"overrides": {"mtls": {"mode": "STRICT"}, "pathNormalization": "decode-and-merge"}}
+        ),
         mesh_policy(
             "bank",
             {
                 "targetRefs": [{"kind": "Job", "name": "j"}],
-                "defaults": {"mtls": {"mode": "DISABLE", "ports": {"1": "DISABLE"}}},
+                "defaults": {
+                    "mtls": {"mode": "DISABLE", "ports": {"1": "DISABLE"}},
+                    "pathNormalization": "merge-slashes",
+                },
             },
             "j",
         ),
@@ -287,6 +302,7 @@ def test_mtls_by_mesh_namespace_workload_and_port() -> None:
     other = found.of_workload("other")
     assert (other.mtls, other.port_mtls) == (MtlsMode.STRICT, {"9000": MtlsMode.PERMISSIVE})
     assert (other.egress, other.access_log) == (EgressMode.REFUSE, False)
+    assert other.path_normalization is PathNormalization.NONE
     shop = found.of_workload("shop", "Deployment", "web")
     assert shop.mtls is MtlsMode.STRICT
     assert shop.port_mtls == {"9000": MtlsMode.PERMISSIVE, "8080": MtlsMode.DISABLE}
@@ -296,6 +312,8 @@ def test_mtls_by_mesh_namespace_workload_and_port() -> None:
     assert found.of_workload("shop", "StatefulSet", "old").mtls is MtlsMode.STRICT
     job = found.of_workload("bank", "Job", "j")
     assert (job.mtls, job.port_mtls) == (MtlsMode.STRICT, {})
+    assert job.path_normalization is PathNormalization.DECODE_AND_MERGE
+    assert levels().of_workload("bank").path_normalization is PathNormalization.BASE
 
 
 def test_the_oldest_policy_of_a_target_holds_whole() -> None:

@@ -42,6 +42,12 @@ def test_missing_setting():
     assert "TRIOMESH_CONFIG_FILE" in one_line(start("-m", "mesh_proxy", env=env))
 
 
+def test_engine_that_is_not_built():
+    code = f"import sys; sys.modules['mesh_proxy.wire.http2.nghttp2'] = None; {ANY_UID}"
+    line = one_line(start("-c", code, env={**BASE, "TRIOMESH_HTTP2_ENGINE": "nghttp2"}))
+    assert "the libnghttp2 engine is not built" in line
+
+
 def test_port_in_use():
     sock = socket.socket()
     with sock:

@@ -1,5 +1,6 @@
 import pytest
 
+from mesh_api.limits import Limits
 from mesh_proxy.settings import SettingsError, from_environment
 
 BASE = {"TRIOMESH_CONFIG_FILE": "/etc/mesh.json", "TRIOMESH_CA_SOCKET": "/run/ca.sock"}
@@ -23,14 +24,16 @@ def test_everything_set():
             "TRIOMESH_TRUST_DOMAIN": "example.org",
             "TRIOMESH_POD_IPS": "10.0.0.1, FD00::0001,",
             "TRIOMESH_DRAIN_SECONDS": "0",
-            "TRIOMESH_MAX_CONNECTIONS": "7",
+            "TRIOMESH_LIMIT_CONNECTIONS": "7",
+            "TRIOMESH_LIMIT_DETECT_SECONDS": "0.5",
             "TRIOMESH_HANDSHAKE_WORKERS": "3",
             "TRIOMESH_LOG_LEVEL": "debug",
         }
     )
     assert settings.pod_ips == {"10.0.0.1", "fd00::1"}
     assert settings.drain_s == 0
-    assert (settings.max_connections, settings.handshake_workers) == (7, 3)
+    assert settings.limits == Limits(connections=7, detect_seconds=0.5)
+    assert settings.handshake_workers == 3
     assert settings.log_level == "debug"
     assert settings.trust_domain == "example.org"
 
@@ -48,7 +51,11 @@ def test_everything_set():
         ("TRIOMESH_DRAIN_SECONDS", "nan"),
         ("TRIOMESH_DRAIN_SECONDS", "inf"),
         ("TRIOMESH_DRAIN_SECONDS", "soon"),
-        ("TRIOMESH_MAX_CONNECTIONS", "0"),
+        ("TRIOMESH_LIMIT_CONNECTIONS", "0"),
+        ("TRIOMESH_LIMIT_CONNECTIONS", "1.5"),
+        ("TRIOMESH_LIMIT_HEAD_BYTES", "64Ki"),
+        ("TRIOMESH_LIMIT_DETECT_SECONDS", "-1"),
+        ("TRIOMESH_LIMIT_NONSENSE", "1"),
         ("TRIOMESH_HANDSHAKE_WORKERS", "65"),
         ("TRIOMESH_LOG_LEVEL", "loud"),
         ("TRIOMESH_TRUST_DOMAIN", "Not A Domain"),
@@ -60,6 +67,26 @@ def test_errors_name_the_setting(name, value):
         from_environment({**BASE, name: value})
     assert "\n" not in str(info.value)
     assert "expected" in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, {b"websocket"}),
+        ("", set()),
+        ("WebSocket", {b"websocket"}),
+        (" websocket , IRC/6.9 ", {b"websocket", b"irc/6.9"}),
+    ],
+)
+def test_upgrades(text, expected):
+    env = BASE if text is None else {**BASE, "TRIOMESH_UPGRADES": text}
+    assert from_environment(env).upgrades == expected
+
+
+@pytest.mark.parametrize("text", ["h2c", "websocket,H2C", "web socket", "a/b/c", "a;b", "x" * 65, "\u00e9"])
+def test_upgrades_that_are_refused(text):
+    with pytest.raises(SettingsError, match="TRIOMESH_UPGRADES: expected"):
+        from_environment({**BASE, "TRIOMESH_UPGRADES": text})
 
 
 @pytest.mark.parametrize("name", list(BASE))

@@ -227,6 +227,19 @@ def test_sidecars_of_other_roots_and_versions() -> None:
     assert run(sidecars.ONE_VERSION, kube).lines == ("shop/a: 0.0.9",)
 
 
+def test_sidecars_of_the_slow_http2_engine() -> None:
+    kube = FakeKube()
+    assert run(sidecars.ENGINE, kube).outcome is Outcome.SKIPPED
+    answered(kube, state("a", http2="nghttp2 1.52.0"), state("b", http2="nghttp2 1.64.0"))
+    assert run(sidecars.ENGINE, kube) == passed("2 sidecars: nghttp2 1.52.0, nghttp2 1.64.0")
+    answered(kube, state("a", http2="nghttp2 1.52.0"), state("b", http2="hyper 4.1.0"), state("c"))
+    found = run(sidecars.ENGINE, kube)
+    assert found.outcome is Outcome.WARNING
+    assert found.lines == ("shop/b: hyper 4.1.0", "shop/c: does not say")
+    answered(kube)
+    assert run(sidecars.ENGINE, kube) == passed("0 sidecars")
+
+
 def test_versions_of_the_control_plane() -> None:
     kube = FakeKube()
     assert run(control.VERSIONS, kube).outcome is Outcome.SKIPPED

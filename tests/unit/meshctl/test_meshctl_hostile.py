@@ -29,7 +29,7 @@ EVIL = "\x1b]0;owned\x07\x9b31m\u202e\r"
 
 
 def _state() -> SidecarState:
-    return SidecarState(EVIL, EVIL, EVIL, EVIL, EVIL, SyncState.REJECTED, 1, 1.0, EVIL)
+    return SidecarState(EVIL, EVIL, EVIL, EVIL, EVIL, SyncState.REJECTED, 1, 1.0, EVIL, (), EVIL)
 
 
 def _rows() -> tuple[EdgeRow, ...]:

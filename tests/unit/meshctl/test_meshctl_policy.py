@@ -158,6 +158,11 @@ def test_set_changes_only_what_is_named_and_tries_again(shop: Cluster) -> None:
     assert done.exit_code == 0
     fault = {"abort": {"percent": 10, "status": 503}, "delay": {"percent": 0.5, "fixed": "2s"}}
     assert shop.policy("own-name")["spec"]["routes"][0]["fault"] == fault
+    done = meshctl("set", "reviews", "-n", "shop", "--fault-abort", "1:grpc-14", "--http-version", "2")
+    assert done.exit_code == 0
+    spec = shop.policy("own-name")["spec"]
+    assert spec["routes"][1]["fault"] == {"abort": {"percent": 1, "grpcStatus": 14}}
+    assert spec["connection"] == {"httpVersion": "2"}
     done = meshctl("set", "reviews", "-n", "shop", "--unset", "loadBalancer.algorithm")
     assert done.exit_code == 0
     assert "loadBalancer" not in shop.policy("own-name")["spec"]
@@ -327,7 +332,10 @@ def test_explain_names_value_source_and_side(shop: Cluster) -> None:
             {"defaults": {"timeouts": {"connect": "3s"}, "mtls": {"mode": "STRICT"}}}, "own", "MeshPolicy"
         ),
         policy(
-            {"overrides": {"retries": {"attempts": 0}}}, "mesh", "MeshPolicy", namespace="triomesh-system"
+            {"overrides": {"retries": {"attempts": 0}, "pathNormalization": "none"}},
+            "mesh",
+            "MeshPolicy",
+            namespace="triomesh-system",
         ),
         policy(
             {
@@ -363,6 +371,7 @@ def test_explain_names_value_source_and_side(shop: Cluster) -> None:
     assert row("route #0", "retries.attempts") == ("0", mesh, "caller")
     strict = ("STRICT", "MeshPolicy shop/own (defaults)", "receiver")
     assert row("deployment reviews-v1", "mtls.mode") == strict
+    assert row("deployment reviews-v1", "pathNormalization") == ("none", mesh, "receiver")
     assert "mtls STRICT: callers outside the mesh are refused" in shown["notes"]
     assert "TrafficPolicy shop/younger: not in force, shop/reviews is older" in shown["notes"]
     assert any("shop/broken: spec.routes[0]: expected exactly one" in note for note in shown["notes"])
@@ -430,6 +439,11 @@ def test_test_says_what_happens_and_why(tmp_path: Path) -> None:
     done = meshctl("test", "-f", file, "--path", "/nothing")
     assert done.exit_code == 1
     assert "no route matches: 404, flag NR" in done.stdout
+    done = meshctl("test", "-f", file, "--path", "/x/../nothing/../%61/b", *calls[2:])
+    assert done.stdout.startswith("shop/reviews (TrafficPolicy shop/reviews): route beta\n")
+    done = meshctl("test", "-f", file, "--path", "/a%00")
+    assert done.exit_code == 1
+    assert "  refused: 400, flag DPE: the path has %00, which" in done.stdout
     assert "expected one TrafficPolicy" not in done.output
     assert "the file has no policy for default/other" in meshctl("test", "other", "-f", file).stderr
 

@@ -8,6 +8,7 @@ from mesh_api.traffic import (
     Delay,
     Fault,
     HeaderEdits,
+    HttpVersion,
     Match,
     Outliers,
     PathMatch,
@@ -49,6 +50,8 @@ RULED = Destination(
                 timeouts=Timeouts(connect_s=0.25, request_s=2.0),
                 algorithm=Algorithm.ROUND_ROBIN,
                 warmup_s=30.0,
+                affinity_s=60,
+                http_version=HttpVersion.HTTP2,
                 breaker=Breaker(max_connections=7, max_requests=100),
                 outliers=Outliers(consecutive_5xx=3, consecutive_local=0, max_ejection_percent=20.0),
             ),
@@ -67,7 +70,7 @@ RULED = Destination(
             retries=Retries(attempts=2, on=(RetryOn.SERVER_ERROR, RetryOn.CONNECT_FAILURE), per_try_s=0.5),
             rewrite=Rewrite(host="h"),
             request_headers=HeaderEdits(set={"a": "b"}),
-            fault=Fault(Delay(10.0, 0.1), Abort(1.0, 503)),
+            fault=Fault(Delay(10.0, 0.1), Abort(1.0, grpc_status=14)),
         ),
         Route(match=(Match(path=PathMatch(exact="/old")),), redirect=Redirect(status=308)),
         Route(respond=Respond(status=404), retries=Retries(attempts=0)),
@@ -92,21 +95,22 @@ def test_routes() -> None:
         "v1 90, v2 9, shop/other:80 1",
         "1.5s",
         "2 on 5xx,connect-failure per try 500ms",
-        "rewrite, headers, delay 10% 100ms, abort 1% 503",
+        "rewrite, headers, delay 10% 100ms, abort 1% grpc-status 14",
         "shop/ruled",
     ]
     assert moved[3:6] == ["1", "path /old", "redirect 308"]
     assert gone[3:8] == ["2", "all", "respond 404", "-", "-"]
     _, one, two, v1, v2 = map(cells, used.splitlines())
     assert one[3] == "least-latency"
-    assert one[5:] == ["pending 1024", "5xx 5, local 5; 30s, at most 50%"]
-    assert two[-1] == "off"
+    assert one[5:] == ["pending 1024", "5xx 5, local 5; 30s, at most 50%", "-"]
+    assert two[-2:] == ["off", "-"]
     assert v1[1:4] == ["v1", "version=v1", "least-latency"]
     assert v2[1:] == [
         "v2",
         "version=v2",
-        "round-robin, warm-up 30s",
+        "round-robin, warm-up 30s, affinity 60s",
         "connect 250ms, request 2s, tcp-idle 3600s",
         "connections 7, pending 1024, requests 100",
         "5xx 3; 30s, at most 20%",
+        "2",
     ]

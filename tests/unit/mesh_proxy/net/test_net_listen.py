@@ -40,7 +40,7 @@ class Listener:
         return self.real.accept()
 
 
-def accepting(body, plan=(), admit=lambda: True):
+def accepting(body, plan=(), admit=lambda sock: True):
     async def main():
         handled, exhausted = [], []
 
@@ -103,4 +103,4 @@ def test_not_admitted_is_reset():
             await trio.to_thread.run_sync(sock.recv, 1)
         assert not handled
 
-    accepting(body, admit=lambda: False)
+    accepting(body, admit=lambda sock: False)

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from mesh_proxy.wire.client_hello import MAX_BYTES, MAX_RECORDS, ClientHello, NotTls, parse
+from mesh_proxy.wire.client_hello import MAX_BYTES, MAX_RECORDS, ClientHello, HelloWatch, NotTls, parse
 
 
 def real_hello(alpn=(), sni=None, newest=ssl.TLSVersion.TLSv1_3, oldest=ssl.TLSVersion.TLSv1_2):
@@ -203,3 +203,23 @@ def test_bounds():
     assert parse(records(long, 1)[: 6 * (MAX_RECORDS - 1)]) is None
     assert reason(records(long, 1)) == "too-many-records"
     assert parse(records(long, -(-len(long) // MAX_RECORDS))) is not None
+
+
+@pytest.mark.parametrize("size", [1, 5, 100, 10_000])
+def test_a_hello_that_goes_past_in_pieces(size):
+    data = real_hello(("h2",), "a.example") + b"\x14\x03\x03\0\1\1 and anything"
+    watch = HelloWatch()
+    fed = 0
+    for at in range(0, len(data), size):
+        fed += 1
+        if watch.feed(data[at : at + size]):
+            break
+    assert watch.hello == ClientHello((b"h2",), "a.example", (0x0304, 0x0303))
+    assert fed == -(-len(real_hello(("h2",), "a.example")) // size)
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1", b"\x16\x03\x01\x40\x00\x01\x00\x3f\xf0" + bytes(20_000)])
+def test_what_is_no_hello_is_given_up(data):
+    watch = HelloWatch()
+    assert any(watch.feed(data[at : at + 1000]) for at in range(0, len(data), 1000))
+    assert watch.hello is None

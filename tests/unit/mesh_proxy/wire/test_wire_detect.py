@@ -47,8 +47,8 @@ def settle(data, step=1):
         (b"GET\t/ HTTP/1.1\r\n", Verdict.OPAQUE, 4),
         (b" GET / HTTP/1.1\r\n", Verdict.OPAQUE, 1),
         (b"\x80\x2e\x01\x03\x01", Verdict.OPAQUE, 1),
-        (b"FOO /" + b"x" * MAX_PREFIX, Verdict.OPAQUE, MAX_PREFIX),
-        (b"\r\n" * MAX_PREFIX, Verdict.OPAQUE, MAX_PREFIX),
+        (b"FOO /" + b"x" * MAX_PREFIX, Verdict.HTTP1, MAX_PREFIX),
+        (b"\r\n" * MAX_PREFIX, Verdict.HTTP1, MAX_PREFIX),
     ],
 )
 def test_verdict_and_how_early_it_falls(data, verdict, after):

@@ -114,7 +114,7 @@ class TestRequest:
             b"Hostname: x\r\nX-Host: y\r\nContent-Lengths: 9\r\nXContent-Length: 9\r\nTex: 1\r\n"
             b"Connections: a\r\n"
             b"X-Triomesh: 1\r\nXX-Triomesh-A: 1\r\nUpgrade-Insecure-Requests: 1\r\n"
-            b"Transfer_Encoding: chunked\r\n"
+            b"api_key: 1\r\n"
         )
         got = request(b"Host: a\r\n" + fields)
         assert got.special == [(b"host", b"a")]
@@ -136,9 +136,41 @@ class TestRequest:
         assert got.hop
         assert got.block == fields
         assert got.forward_block() == (
-            b"Host: a\r\nx-One: 1\r\nX-Two:  2 \r\nX-GoneNot: 4\r\nTransfer-Encoding: chunked\r\n"
+            b"Host: a\r\nx-One: 1\r\nX-Two:  2 \r\nTrailer: z\r\nX-GoneNot: 4\r\n"
+            b"Transfer-Encoding: chunked\r\nconnection: te\r\nte: trailers\r\n"
         )
         assert got.nominated == {b"x-gone"}
+
+    @pytest.mark.parametrize(
+        ("te", "said"), [(b"trailers", True), (b"gzip;q=1, Trailers", True), (b"x-trailers", False)]
+    )
+    def test_te_is_told_anew_as_far_as_it_is_true(self, te, said):
+        got = request(b"Host: a\r\nTE: " + te + b"\r\n")
+        assert got.forward_block() == b"Host: a\r\n" + b"connection: te\r\nte: trailers\r\n" * said
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            b"x-forwarded-client-cert",
+            b"X-Forwarded-Client-Cert",
+            b"x_forwarded_client_cert",
+            b"X-Forwarded_Client-CERT",
+            b"x_request_id",
+            b"X-Request_ID",
+            b"x_triomesh_error",
+            b"X-Triomesh_a",
+        ],
+    )
+    def test_what_a_caller_may_not_say_goes_no_further(self, name):
+        got = request(b"Host: a\r\n" + name + b": x\r\nx-forwarded-for: 1\r\n")
+        assert got.request_id == b""
+        assert got.forward_block() == b"Host: a\r\nx-forwarded-for: 1\r\n"
+
+    @pytest.mark.parametrize("name", [b"content_length", b"Transfer_Encoding"])
+    def test_framing_fields_with_an_underscore(self, name):
+        with pytest.raises(HttpError) as caught:
+            request(b"Host: a\r\n" + name + b": 5\r\n")
+        assert (caught.value.status, caught.value.reason) == (400, "underscore-header")
 
     def test_forward_block_when_every_line_goes(self):
         head = b"GET / HTTP/1.0\r\nConnection: close\r\nTE: x\r\n\r\n"

@@ -1,0 +1,1 @@
+"""The C part of the libnghttp2 engine: `build` says how it becomes the module `_nghttp2`."""
