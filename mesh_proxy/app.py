@@ -9,11 +9,10 @@ close while outbound goes on; the process ends when no connection is left or the
 from __future__ import annotations
 
 import contextlib
-import gc
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -31,6 +30,7 @@ from mesh_ops.pages import serve as serve_pages
 from mesh_ops.registry import Registry
 from mesh_proxy.admin.probes import Application, ApplicationError
 from mesh_proxy.admin.routes import admin_routes, health_routes, metrics_routes
+from mesh_proxy.base.heap import settle_heap
 from mesh_proxy.discovery.answers import Handler
 from mesh_proxy.discovery.contents import Changes
 from mesh_proxy.discovery.dial import Resolve
@@ -59,8 +59,12 @@ class App:
         log: LogWriter,
         original_dst: OriginalDst = original_dst,
         resolve: Resolve | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`resolve` finds the control plane's addresses; by default the system's resolver does."""
+        """`resolve` finds the control plane's addresses; by default the system's resolver does.
+
+        `settle` is called when there is much that will live long, as `base.heap.settle_heap` wants it.
+        """
         self.settings = settings
         self.log = log
         self.holder = Holder()
@@ -82,8 +86,9 @@ class App:
         """The ports in use, by listener name; differs from the settings where those say 0."""
         self.stop = trio.Event()
         """Set to drain and end."""
-        self._frozen = 0
-        """How much configuration there was when it was last frozen."""
+        self.settle = settle
+        self._settled = 0
+        """How much configuration there was when the heap was last settled."""
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop` is set and the drain is over. Raises StartError."""
@@ -120,8 +125,7 @@ class App:
                         )
                 engine = runtime.engine
                 self.log.log("info", "started", **self.ports, http2=str(engine), http2_why=engine.why)
-                gc.collect()
-                gc.freeze()
+                self.settle()
                 task_status.started(self)
                 await self.stop.wait()
                 await self._drain()
@@ -191,18 +195,16 @@ class App:
             destinations=len(snapshot.destinations),
             pods=len(snapshot.pods),
         )
-        self._freeze(len(snapshot.destinations) + len(snapshot.pods))
+        self._grown(len(snapshot.destinations) + len(snapshot.pods))
 
-    def _freeze(self, size: int) -> None:
-        """Keep a configuration that has doubled out of the garbage collector's sight.
+    def _grown(self, size: int) -> None:
+        """Settle the heap with a configuration that has doubled.
 
-        Not each: connections that are open now would be frozen too, and never be found once they are over.
+        Not with each: connections that are open now would be kept out too, and never be found once over.
         """
-        if size >= 2 * self._frozen:
-            self._frozen = max(size, 1)
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
+        if size >= 2 * self._settled:
+            self._settled = max(size, 1)
+            self.settle()
 
     def _on_bad_config(self, path: str, expected: str) -> None:
         self.runtime.stats.config_updates.child("rejected").value += 1
@@ -328,7 +330,7 @@ async def run(
     log = LogWriter(log_fd, level=settings.log_level)
     failure: BaseException | None = None
     try:
-        app = App(settings, log, original_dst)
+        app = App(settings, log, original_dst, settle=settle_heap)
         async with trio.open_nursery() as nursery:
             if handle_signals:
                 await nursery.start(_watch_signals, app, nursery.cancel_scope)

@@ -17,6 +17,7 @@ from mesh_api.traffic import PathNormalization
 from mesh_ops.log_writer import LogWriter
 from mesh_ops.registry import Registry
 from mesh_proxy.base.errors import DeadlineExceeded, TransportError
+from mesh_proxy.base.heap import release_heap
 from mesh_proxy.bounds import http2_budget, http2_limits, session_settings
 from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.http.context import Stoppable
@@ -25,7 +26,7 @@ from mesh_proxy.net.addr import Addr, LocalAddresses, peer_addr
 from mesh_proxy.net.cgroup import Memory
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.listen import reset
-from mesh_proxy.net.pressure import ACCEPT, Pressure, descriptor_limit, release_heap
+from mesh_proxy.net.pressure import ACCEPT, Pressure, descriptor_limit
 from mesh_proxy.net.reactor import Reactor
 from mesh_proxy.net.relay import Relay
 from mesh_proxy.net.tls import Handshaker

@@ -9,8 +9,6 @@ are open at least, without counting. Memory is read by a timer, never per connec
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import resource
 from collections.abc import Callable, Mapping
 
@@ -140,11 +138,3 @@ class Pressure:
     def _event(self, level: str, event: str, usage: Usage, consequence: str) -> None:
         fields = {"used": usage.used, "limit": usage.limit, "consequence": consequence}
         self._on_event(level, event, fields)
-
-
-def release_heap() -> None:
-    """Collect garbage, and give what the allocator holds back to the kernel where it can do that."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)

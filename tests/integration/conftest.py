@@ -1,7 +1,7 @@
 """Shared by the integration tests."""
 
-# Its pytest plugin imports it after the last test otherwise, and warns then: a sidecar's gc.freeze() hides
-# who refers to trio's random numbers.
+# Its pytest plugin imports it after the last test otherwise, and warns then: a control plane's gc.freeze()
+# hides who refers to trio's random numbers.
 import hypothesis  # noqa: F401
 import pytest
 

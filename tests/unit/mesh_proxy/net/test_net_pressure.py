@@ -18,7 +18,6 @@ from mesh_proxy.net.pressure import (
     NO_BOUND,
     RELEASE_EVERY_S,
     Pressure,
-    release_heap,
 )
 from tests.support.cgroup import MIB, group
 
@@ -221,7 +220,3 @@ def test_a_reason_is_logged_once_in_a_while_and_counted_meanwhile(tmp_path: Path
     assert first == ("new connections refused", {"reason": "memory", "connections": 7})
     assert second[1]["unsaid_before"] == 99
     assert other[1]["reason"] == "descriptors"
-
-
-def test_releasing_the_heap() -> None:
-    release_heap()
