@@ -11,13 +11,14 @@ help: ## show the targets
 
 setup: .venv/ready ## install system and Python dependencies
 
-# A build of our own is strict: it must succeed, without a warning.
+# A build of our own is strict: it must succeed, without a warning. Only what setuptools says of every editable
+# installation, that folders here come first in imports, is no news: they are what is installed.
 NATIVE := mesh_proxy/wire/http2/native
 .venv/ready: requirements/dev.txt scripts/system-packages pyproject.toml setup.py $(wildcard $(NATIVE)/*.[ch]) $(NATIVE)/build.py
 	scripts/system-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
-	TRIOMESH_NATIVE=required CFLAGS="-Wall -Wextra -Werror" \
+	TRIOMESH_NATIVE=required CFLAGS="-Wall -Wextra -Werror" PYTHONWARNINGS="ignore:Editable installation.:UserWarning" \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	touch $@
 

@@ -140,6 +140,18 @@ def test_what_the_injector_left_must_be_readable() -> None:
         remove(injected.pod)
 
 
+def test_only_the_injector_gives_the_sidecar_variables_of_ours() -> None:
+    first = decide(POD, ENABLED, values())
+    assert isinstance(first, Inject)
+    others = [{"name": "TRIOMESH_HTTP2_ENGINE", "value": "hyper"}, {"name": "ELSE", "value": "x"}]
+    first.pod["spec"]["initContainers"][1]["env"] += others
+    second = decide(first.pod, ENABLED, values())
+    assert isinstance(second, Inject)
+    names = [variable["name"] for variable in second.pod["spec"]["initContainers"][1]["env"]]
+    assert "TRIOMESH_HTTP2_ENGINE" not in names
+    assert "ELSE" in names
+
+
 def test_removing_from_what_was_not_injected_changes_nothing() -> None:
     assert remove(POD) is POD
 
