@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import random
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import trio
 
@@ -39,6 +41,9 @@ from mesh_proxy.telemetry.tap import Taps
 from mesh_proxy.wire.http2.engines import load
 from mesh_proxy.wire.path import GLANCE
 
+DEFECT = "defect"
+"""Why a connection was ended that met an error of our own; label of a metric, and the event's name."""
+FRAMES = 6
 OriginalDst = Callable[[socket.socket], Addr]
 """How the address that a client dialled is learned; raises OSError. Tests and benchmarks pass their own."""
 
@@ -97,6 +102,7 @@ class Runtime:
             self.http2,
             self.pressure.dial_below,
         )
+        self.dialer.on_defect = self.defect
         self.rng = random.Random(os.urandom(16))
         self.services = Services(self.dialer, self.stats, self.rng, store, self._routes_refused)
         self.local = LocalAddresses(settings.pod_ips)
@@ -109,7 +115,7 @@ class Runtime:
         self.taps = Taps()
         self.connections = 0
         self.relays: dict[Stoppable, int] = {}
-        """Inbound plaintext relays and their port, which a change of the mTLS mode may end."""
+        """Inbound plaintext relays and requests, and their port, which a change of its mode may end."""
         self._id_prefix = os.urandom(8).hex().encode()
         self._id_next = int.from_bytes(os.urandom(6), "big")
 
@@ -173,6 +179,21 @@ class Runtime:
         self.stats.refused.child("any", ACCEPT).value += 1
         self.pressure.say(ACCEPT, trio.current_time(), error=reason)
 
+    def defect(self, where: str, exc: Exception) -> None:
+        """A connection's task has failed as none should: say so, as much as helps to mend it."""
+        self.stats.refused.child("any", DEFECT).value += 1
+        while isinstance(exc, ExceptionGroup):
+            exc = exc.exceptions[0]
+        frames = traceback.extract_tb(exc.__traceback__)[-FRAMES:]
+        self.log.log(
+            "error",
+            DEFECT,
+            where=where,
+            error=repr(exc),
+            trace=" > ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames),
+            consequence="this connection is ended, the others go on; please report it",
+        )
+
     async def serve_accepted(
         self,
         direction: str,
@@ -181,6 +202,8 @@ class Runtime:
         serve: Callable[[Conn, Addr, str], Awaitable[None]],
     ) -> None:
         """Serve an accepted connection, which `admit` has counted, to its end; only cancellation is raised.
+
+        A defect of ours ends this connection and no other.
 
         `address` learns its original destination, `serve` does the rest; both may raise Refused.
         """
@@ -199,6 +222,8 @@ class Runtime:
         except (TransportError, OSError) as exc:
             detail = exc.detail if isinstance(exc, TransportError) else exc.strerror or ""
             self.refused(direction, "broken", source, destination, detail)
+        except Exception as exc:
+            self.defect(f"{direction} connection from {source} to {destination}", exc)
         finally:
             if conn is not None:
                 conn.abort()

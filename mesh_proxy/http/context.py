@@ -17,10 +17,10 @@ from mesh_proxy.wire.http1 import Limits
 
 
 class Stoppable(Protocol):
-    """Bytes that are relayed both ways."""
+    """Something that is under way."""
 
     def stop(self, flag: str, detail: str) -> None:
-        """End that at once."""
+        """End it at once."""
         ...
 
 
@@ -44,7 +44,7 @@ class Context(Protocol):
     upgrades: frozenset[bytes]
     """Protocols, in lower case, that a client may switch its connection to."""
     relays: dict[Stoppable, int]
-    """Inbound plaintext relays and tunnels, and their port, which a change of the mTLS mode may end."""
+    """Inbound plaintext relays, tunnels and requests, and their port, which a change of its mode may end."""
     taps: Taps
     """Whether somebody watches: then requests go to `taps.active` at their end."""
 
@@ -90,7 +90,7 @@ class View(Protocol):
     identity_line: bytes
     """Header line that tells the application who its caller is; b"" if that was not proved, or outbound."""
     plaintext_port: int
-    """The port that an unproved caller has come to, whose mTLS mode may end a tunnel; 0 for all others."""
+    """The port that an unproved caller has come to, whose mTLS mode may end requests; 0 for all others."""
     conn: Conn
 
     def service(self) -> Service | Denied:

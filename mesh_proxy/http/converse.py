@@ -19,7 +19,6 @@ from mesh_proxy.http.http1_client import Http1Client
 from mesh_proxy.http.message import Call, Request, trailers_passed_on, without_mesh_fields
 from mesh_proxy.http.response import Cut, late
 from mesh_proxy.http.retry import retried_response
-from mesh_proxy.http.stream_tunnel import stream_tunnel
 from mesh_proxy.http.talk import Talked, refused_certificate, timed_out
 from mesh_proxy.http2.stream import ClientStream, ServerStream
 from mesh_proxy.net.conn import Conn
@@ -117,8 +116,7 @@ async def converse(
             raise retried
     if isinstance(up, ClientStream):
         block = without_mesh_fields(block, keep_error)
-    relayed = _relay(x, plan, client, call, status, block, end)
-    keep, flag, detail = await (stream_tunnel(x, up, relayed) if x.switched else relayed)
+    keep, flag, detail = await _relay(x, plan, client, call, status, block, end)
     return keep, flag, detail, not flag and isinstance(call, Http1Call) and call.reuse
 
 
@@ -158,6 +156,9 @@ def _failed(up: Conn | ClientStream, before: int, responded: bool, exc: Transpor
     else:
         phase = Phase.NOTHING_SENT if nothing else Phase.SENT_NO_RESPONSE
     failed = AttemptFailed(phase, Flag.UC, exc.detail)
+    if isinstance(exc, StreamReset) and exc.code == ENHANCE_YOUR_CALM:
+        # It is about what was asked: a head over the endpoint's limits, say. Any other would find the same.
+        failed.final = failed.innocent = True
     if isinstance(up, ClientStream) and nothing and not responded:
         # A session that has ended meanwhile says nothing about the endpoint; that it refuses a stream does.
         reset = isinstance(exc, StreamReset)

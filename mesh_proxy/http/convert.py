@@ -29,16 +29,14 @@ def from_http1(x: Exchange) -> Request:
         dechunk = Dechunker()
         first = dechunk.feed(first)
         trailers = trailers_passed_on(dechunk.trailers)
-    fields = RequestFields(method, b"http", _path(method, target), b"", block)
+    fields = RequestFields(method, b"http", _path(target), b"", block)
     return Request(fields, first, trailers, dechunk)
 
 
-def _path(method: bytes, target: bytes) -> bytes:
-    """A target without the scheme and authority of the absolute form (RFC 9112, 3.2.2 and 3.2.4)."""
+def _path(target: bytes) -> bytes:
+    """A target without the scheme and authority of the absolute form (RFC 9112, 3.2.2)."""
     match = _origin(target)
     if match is None:
         return target
     rest = target[match.end() :]
-    if not rest and method == b"OPTIONS":
-        return b"*"
     return rest if rest[:1] == b"/" else b"/" + rest

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mesh_proxy.base.errors import PartnerGone
 from mesh_proxy.http.body import Arriving
 from mesh_proxy.http.context import Context, View
 from mesh_proxy.http.idle import StreamIdle
 from mesh_proxy.http.message import Down, Request
 from mesh_proxy.http2.stream import ServerStream
-from mesh_proxy.net.conn import Interruptible
 from mesh_proxy.net.reactor import BROKEN
+from mesh_proxy.net.roles import Interruptible
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.retry import Phase
 from mesh_proxy.pool.cluster import Cluster
@@ -49,7 +50,7 @@ class AttemptFailed(Exception):
         self.refused = False
         """The endpoint has refused an HTTP/2 stream: where no other is left, it may take the next."""
         self.innocent = False
-        """The endpoint could not answer: the client had not sent its whole request."""
+        """The endpoint could not answer: the client had not sent its whole request, or asked for too much."""
         self.pause_s = -1.0
         """How long to wait before the next attempt, if that is decided already."""
 
@@ -144,6 +145,16 @@ class Exchange:
     def observed(self) -> int:
         """The status of the response, as it speaks for or against the endpoint."""
         return self.status if self.grpc_status <= 0 else grpc.as_http(self.grpc_status)
+
+    def stop(self, flag: str, detail: str) -> None:
+        """End at once what is under way, if anything is; a tunnel of HTTP/1 is told by itself."""
+        if self.head is _NO_HEAD or (self.switched and self.stream is None):
+            return
+        error = PartnerGone(f"{flag}: {detail}")
+        partner = self.down.partner
+        self.down.interrupt(error)
+        if partner is not None:
+            partner.interrupt(error)
 
     def watch(self, up: Interruptible, idle_s: float) -> StreamIdle:
         """Watch the attempt on `up` for silence."""

@@ -29,6 +29,7 @@ from mesh_proxy.wire.websocket import Opening, check_opened
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 _without_te = dropper(("te",))
 _without_accept = dropper(("sec-websocket-accept",))
+_without_length = dropper(("content-length",))
 
 
 async def read_head(conn: Conn, buf: bytes, limits: Limits) -> tuple[bytes, int]:
@@ -125,6 +126,9 @@ class Http1Call:
         buf, end = await read_head(self._conn, self._buf, self._limits)
         head = parse_response(buf[:end], self._method, self._limits)
         self._buf = buf[end:]
+        if head.announces_body and (head.status < 200 or head.status == 204):
+            # It is zero; in HTTP/2 it would make the message malformed (RFC 9110, 8.6).
+            head.block = _without_length(head.block)
         if head.status == 101 and self._accept:
             check_opened(head, self._accept, field(head.block, b"sec-websocket-accept"))
             head.framing = UNTIL_CLOSE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mesh_proxy.base.errors import DeadlineExceeded
 from mesh_proxy.http.message import Down
-from mesh_proxy.net.conn import Interruptible
 from mesh_proxy.net.reactor import Reactor
+from mesh_proxy.net.roles import Interruptible
 from mesh_proxy.net.wheel import NEVER, Timed
 
 

@@ -145,27 +145,29 @@ async def _rest(
     """Relay the rest of a response body; whether the endpoint sent more than its message."""
     down = x.conn
     idle = x.idle
-    read = up.read
+    read = up.read_parts
     while True:
         try:
-            data = await read()
+            parts = await read()
         except DeadlineExceeded:
             raise late(x) from None
         except PartnerGone:
             raise
         except TransportError as exc:
             raise Cut(Flag.UC, exc.detail) from exc
-        if not data:
+        if not parts:
             if framing == UNTIL_CLOSE:
                 return False
             raise Cut(Flag.UC, "the endpoint closed the connection within the response body")
         extra = False
         if framing == LENGTH:
-            if len(data) > left:
-                data, extra = data[:left], True
-            left -= len(data)
+            size = sum(map(len, parts))
+            if size > left:
+                parts, size, extra = [b"".join(parts)[:left]], left, True
+            left -= size
             done = left == 0
         elif scanner is not None:
+            data = b"".join(parts)
             try:
                 used = scanner.feed(data)
             except HttpError as exc:
@@ -175,12 +177,13 @@ async def _rest(
             done = scanner.done
             if dechunk is not None:
                 data = dechunk.feed(data)
+            parts = [data] if data else []
         else:
             done = False
         if idle is not None:
             idle.touch()
-        if data:
-            await down.write(data)
+        if parts:
+            await down.write_parts(parts)
         if done:
             return extra
         if idle is not None:

@@ -35,7 +35,9 @@ def retried_response(
 ) -> AttemptFailed | None:
     """Why a response is not passed on, with the pause before the next attempt; None: it is."""
     grpc_status = field(block, b"grpc-status") or b""
-    decision = plan.retry.decide_response(status, x.head.method, _replayable(x), x.attempts, grpc_status)
+    decision = plan.retry.decide_response(
+        status, x.head.method, _replayable(x), x.attempts, grpc_status, x.grpc
+    )
     if decision is None:
         return None
     if not decision.retry:

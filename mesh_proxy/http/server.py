@@ -33,10 +33,11 @@ from mesh_proxy.wire.http1 import (
     skip_leading_crlf,
 )
 from mesh_proxy.wire.path import normalise
-from mesh_proxy.wire.targets import authority_of, check_target
+from mesh_proxy.wire.targets import authority_of, check_target, in_short
 from mesh_proxy.wire.upgrade import Asked, asked
 
 _drop_expect = dropper(("expect",))
+_drop_host = dropper(("host",))
 
 
 class Http1Server:
@@ -57,6 +58,9 @@ class Http1Server:
         """Serve requests until the connection ends; the connection is closed afterwards in any case."""
         down = self.down
         limits = self.context.limits
+        port = self.view.plaintext_port
+        if port:
+            self.context.relays[self.x] = port
         try:
             while True:
                 # The next head: mostly it comes with one read.
@@ -101,6 +105,8 @@ class Http1Server:
         except TransportError:
             down.abort()
         finally:
+            if port:
+                del self.context.relays[self.x]
             self.x.close()
             if self.serving:
                 down.abort()  # cancelled within an exchange: a FIN would complete a close-delimited body
@@ -135,11 +141,13 @@ class Http1Server:
         context = self.context
         target = head.target
         if target[0] != 47 or head.method == b"CONNECT":
-            host = head.host if head.minor else head.host or authority_of(head.method, target)
-            check_target(head.method, target, host)
+            if not head.minor and not head.host:
+                head.host = authority_of(head.method, target)
+            check_target(head.method, target, head.host)
+            head.target = in_short(head.method, target)
         plain = context.path_plain
-        if plain is not None and not plain(target):
-            head.target = normalise(target, context.path_mode)
+        if plain is not None and not plain(head.target):
+            head.target = normalise(head.target, context.path_mode)
         rewritten = target is not head.target or not head.minor
         wants = asked(head, context.upgrades) if head.hop or head.method == b"CONNECT" else None
         x = self.x
@@ -232,11 +240,11 @@ class Http1Server:
 
     def _block_of_http10(self, head: RequestHead, block: bytes) -> bytes:
         """Header lines of an HTTP/1.0 request as it goes on, in the sidecar's own version (RFC 9112, 2.3)."""
-        names = [name for name, _ in head.special]
-        if b"expect" in names:
+        special = dict(head.special)
+        if b"expect" in special:
             block = _drop_expect(block)  # a 1.0 client does not wait for 100 (RFC 9110, 10.1.1)
-        if b"host" in names:
+        if special.get(b"host") == head.host:
             return block
         # RFC 9112, 3.3: where nothing names a host it is the address of the connection that the client means.
-        host = authority_of(head.method, head.target) or self.view.destination.encode()
-        return b"host: %s\r\n%s" % (host, block)
+        host = head.host or self.view.destination.encode()
+        return b"host: %s\r\n%s" % (host, _drop_host(block))

@@ -46,11 +46,15 @@ class Http2Requests:
     async def serve(self, stream: ServerStream) -> None:
         """Serve one request."""
         x = Exchange(self._context, self._view, stream)
-        whole = stream.complete
+        # What a CONNECT brings is for its tunnel, once that is open.
+        whole = stream.complete and stream.fields.method != b"CONNECT"
         head = request_head(stream.fields, whole)
         x.begin(head, None if whole else StreamBody(stream, self._context.limits.body_idle_seconds))
         flag: str = ""
         detail = ""
+        port = self._view.plaintext_port
+        if port:
+            self._context.relays[x] = port
         try:
             _, flag, detail = await self._exchange(x, stream, head)
         except PartnerGone as exc:
@@ -64,6 +68,8 @@ class Http2Requests:
             flag, detail = Flag.DC, "the sidecar stopped"
             raise
         finally:
+            if port:
+                del self._context.relays[x]
             x.end(flag, detail, stream.received, stream.sent)
             x.close()
 

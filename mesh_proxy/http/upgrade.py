@@ -35,20 +35,22 @@ async def tunnel(
         block = plan.response_edits.apply(block)
     if x.asked is not None and x.asked.agreed:
         block += b"connection: upgrade\r\nupgrade: %s\r\n" % x.asked.agreed
-    try:
-        await down.write(b"HTTP/1.1%s\r\n%s\r\n" % (response.line[8:], block))
-    except TransportError as exc:
-        down.abort()
-        return False, Flag.DC, exc.detail, False
-    if rest:
-        up.unread(rest)
     relay = Relay(down, up, cluster.tcp_idle_s)
     port = x.view.plaintext_port
     relays = x.context.relays
     if port:
         relays[relay] = port
     try:
-        await relay.run()
+        await down.write(b"HTTP/1.1%s\r\n%s\r\n" % (response.line[8:], block))
+        if relay.flag:  # the port has become STRICT meanwhile
+            down.abort()
+        else:
+            if rest:
+                up.unread(rest)
+            await relay.run()
+    except TransportError as exc:
+        down.abort()
+        return False, Flag.DC, exc.detail, False
     finally:
         relays.pop(relay, None)
     return False, relay.flag, relay.detail, False

@@ -14,6 +14,11 @@ from mesh_proxy.http2.stream import ClientStream
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.wire.http2.seam import Engine, Http2Limits, RequestFields
 
+STALLED = 4
+"""So many senders that wait, for each of which the peer may hold a window, are enough to go elsewhere ..."""
+STALLED_S = 1.0
+"""... once they have waited for so long."""
+
 
 class ClientSession(Session[ClientStream]):
     """Sends requests on one connection. `run` must be running for anything to happen."""
@@ -44,12 +49,19 @@ class ClientSession(Session[ClientStream]):
     @property
     def open_to_new(self) -> bool:
         """Whether the session takes new streams, now or when others have ended."""
-        return self.dead is None and not self.going and self.conn.expires > self.reactor.now
+        conn = self.conn
+        return self.dead is None and not self.going and not conn.ended and conn.expires > self.reactor.now
 
     @property
     def clogged(self) -> bool:
-        """Readers that take nothing hold so much that they may soon stop the others of this session."""
-        return self.held > self.settings.held_bytes // 2
+        """Readers that take nothing, at either end, hold so much that they may soon stop the others here."""
+        if self.held > self.settings.held_bytes // 2:
+            return True
+        if len(self.blocked) + len(self.ending) < STALLED:
+            return False
+        since = self.reactor.now - STALLED_S
+        senders = (*self.blocked, *self.ending)
+        return sum(each.stall_left > 0 and each.stall_at < since for each in senders) >= STALLED
 
     def capacity(self) -> bool:
         """Whether a stream can be opened now."""

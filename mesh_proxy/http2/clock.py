@@ -26,6 +26,7 @@ class SessionClock(Timed):
         "idle_since",
         "settled",
         "started",
+        "taken",
     )
 
     def __init__(self, session: Session[Any]) -> None:
@@ -36,6 +37,8 @@ class SessionClock(Timed):
         """The peer's first SETTINGS have come."""
         self.asked_at = NEVER
         """When an unanswered PING was sent."""
+        self.taken = 0
+        """Bytes that the peer had taken then."""
         self.head_since = NEVER
         """When the header block began that has not ended."""
         self.started = self.heard_at = self.idle_since = session.reactor.now
@@ -58,13 +61,13 @@ class SessionClock(Timed):
         session.look(now)
         if session.conn.expires <= now and not session.going:
             session.expire()
-        if session.streams:
+        if session.streams or session.conn.sending:
             if self.asked_at == NEVER and now >= self.heard_at + session.settings.ping_s:
-                self.asked_at = now
                 session.engine.ping(_ALIVE)
                 session.flush_soon()
+                self.asked_at, self.taken = now, session.conn.taken()[0]
             self._end_stalled(now)
-        elif now >= self.idle_since + session.settings.idle_s:
+        if not session.streams and now >= self.idle_since + session.settings.idle_s:
             session.leave()
         self._look_again(now)
 
@@ -82,9 +85,18 @@ class SessionClock(Timed):
             return f"no HTTP/2 preface within {settings.preface_s:g} s"
         if now >= self.head_since + settings.head_s:
             return f"a header block did not end within {settings.head_s:g} s"
-        if now >= self.asked_at + settings.ping_ack_s:
+        if now >= self.asked_at + settings.ping_ack_s and not self._takes(now):
             return f"no answer to PING within {settings.ping_ack_s:g} s"
         return ""
+
+    def _takes(self, now: float) -> bool:
+        """Whether the peer takes what waits for it, and the PING with it, if slowly: it gets more time."""
+        before = self.taken
+        self.taken, waiting = self._session.conn.taken()
+        if not waiting or self.taken == before:
+            return False
+        self.asked_at = now
+        return True
 
     def _end_stalled(self, now: float) -> None:
         session = self._session

@@ -207,7 +207,7 @@ class Session(Generic[S]):
                         self.flush_soon()
         except Http2Error as exc:
             self._dispatch(exc.events)
-            error = ProtocolFailed(str(exc))
+            self.dead = error = ProtocolFailed(str(exc))
             self.going = True
             self._fail_all(error)
             await self._complain()
@@ -225,6 +225,8 @@ class Session(Generic[S]):
                 if not self._dirty:
                     self._sender = current_task()
                     await wait_task_rescheduled(self._unpark_sender)
+                if self.dead is not None:
+                    return  # what is left to say is said by the reader
                 self._dirty = False
                 out = self._out or drain()
                 self._out = b""
@@ -236,6 +238,8 @@ class Session(Generic[S]):
                     await conn.write(out)
                     if self.blocked:
                         self._unblock()
+                    if self.ending:
+                        self._settle()  # here too: there may always be more to send
                     out = drain()
                     if self.given_up:
                         self._resets_sent()
@@ -348,7 +352,7 @@ class Session(Generic[S]):
             stream.unqueued(queued(stream.id))
 
     def _settle(self) -> None:
-        """All that could be sent was sent: streams of which nothing is left may be over."""
+        """Something was sent: streams of which nothing is left may be over."""
         ending, self.ending = self.ending, []
         for stream in ending:
             if stream.over:
@@ -382,6 +386,7 @@ class Session(Generic[S]):
 
     def stop(self, error: TransportError) -> None:
         """End the connection now; every stream fails with `error`."""
+        self.going = True
         self.conn.interrupt(error)
 
     async def _complain(self) -> None:
@@ -389,7 +394,6 @@ class Session(Generic[S]):
         conn = self.conn
         if conn.sending:
             return
-        self._dirty = True  # the sender stays away
         try:
             conn.set_deadline(LINGER_S)
             while out := self._out or self.engine.drain():

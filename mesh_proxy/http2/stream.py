@@ -14,10 +14,10 @@ import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 from mesh_proxy.base.errors import DeadlineExceeded, PartnerGone, PeerReset, StreamReset, TransportError
-from mesh_proxy.net.conn import Interruptible
 from mesh_proxy.net.reactor import fail
+from mesh_proxy.net.roles import Interruptible
 from mesh_proxy.net.wheel import Timed
-from mesh_proxy.wire.http2.seam import CANCEL, INTERNAL_ERROR, RequestFields
+from mesh_proxy.wire.http2.seam import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, RequestFields
 
 if TYPE_CHECKING:
     from mesh_proxy.http2.client import ClientSession
@@ -27,6 +27,10 @@ SMALL_BYTES = 1024
 """What comes behind less than this is joined to it: thousands of tiny objects take many times their bytes."""
 QUEUED_BYTES = 64 * 1024
 """A writer waits while more than this of its stream is queued."""
+INTERIM_BYTES = 128 * 1024
+"""Interim response heads behind one that nobody has taken yet ..."""
+INTERIM_COST = 256
+"""... of which each counts for so much more."""
 
 
 class Stream(Timed):
@@ -365,12 +369,13 @@ class ServerStream(Stream):
 class ClientStream(Stream):
     """A request that was sent, and its response."""
 
-    __slots__ = ("_heads", "responded")
+    __slots__ = ("_heads", "_interim_bytes", "responded")
     session: ClientSession
 
     def __init__(self, session: Session[Any], stream_id: int) -> None:
         super().__init__(session, stream_id)
         self._heads: list[tuple[int, bytes, bool]] = []
+        self._interim_bytes = 0
         self.responded = False
         """The final response head has come."""
 
@@ -390,9 +395,17 @@ class ClientStream(Stream):
 
     def head(self, status: int, block: bytes, end: bool) -> None:
         """A response head has come."""
-        self._heads.append((status, block, end))
         if status >= 200:
             self.responded = True
+        elif self._heads:
+            self._interim_bytes += len(block) + INTERIM_COST
+            if self._interim_bytes > INTERIM_BYTES:
+                self._heads.clear()
+                self.reset(ENHANCE_YOUR_CALM)  # nothing holds them back: flow control is for DATA only
+                return
+        else:
+            self._interim_bytes = 0
+        self._heads.append((status, block, end))
         self.arrive(b"", end)
 
     def _harmless(self) -> bool:

@@ -37,6 +37,7 @@ SILENT_S = 0.05
 MESH_IDLE_S = 75.0
 """Longer than a caller's sidecar keeps its idle connections, so that it is the one to close."""
 PLAIN_IDLE_S = 3600.0
+STRICT_NOW = "this port takes mTLS only now"
 _HTTP = frozenset((Protocol.HTTP, Protocol.HTTP2))
 _MESH_ALPN = frozenset(alpn.encode() for alpn in ALPN_ALL)
 
@@ -291,7 +292,13 @@ class Inbound:
                 up = app or await self._dial_app(addr)
             except ConnectFailed as exc:
                 flag, detail = Flag.UF, exc.detail
-                runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer).failed(flag)
+            else:
+                if not conn.peer and runtime.store.inbound_mtls(addr.port) is MtlsMode.STRICT:
+                    flag, detail = Flag.UAEX, STRICT_NOW  # since the look above
+                    up.abort()
+            stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer)
+            if flag:
+                stats.failed(flag)
                 conn.abort()
                 return
             relay = Relay(conn, up, service.clusters[""].tcp_idle_s)
@@ -299,7 +306,6 @@ class Inbound:
                 relay.watch = refuse_late_http()
             if not conn.peer:
                 runtime.relays[relay] = addr.port
-            stats = runtime.stats.tcp_stats(DIRECTION, service.label, bool(conn.peer), conn.peer)
             await runtime.run_relay(relay, stats)
             flag, detail = relay.flag, relay.detail
         finally:
@@ -336,7 +342,7 @@ class Inbound:
                 conn.interrupt(PartnerGone("the mode of the port has changed"))
         for relay, port in list(self._runtime.relays.items()):
             if self._runtime.store.inbound_mtls(port) is MtlsMode.STRICT:
-                relay.stop(Flag.UAEX, "this port takes mTLS only now")
+                relay.stop(Flag.UAEX, STRICT_NOW)
 
 
 async def detect(conn: Conn, first: bytes) -> tuple[bytes, Verdict]:

@@ -7,48 +7,35 @@ clean end. `abort` closes with a reset, `aclose` without.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
-from typing import Protocol
+import sys
+import termios
 
 import trio
 from trio.lowlevel import Abort, current_task, wait_task_rescheduled
 
 from mesh_proxy.base.errors import DeadlineExceeded, IdentityEnded, PeerReset, TransportError
 from mesh_proxy.net.reactor import Reactor, fail
+from mesh_proxy.net.roles import IdleOwner, Interruptible, Lease
 from mesh_proxy.net.wheel import NEVER, Timed
 
 READ_BYTES = 16 * 1024
+MORE_READ_BYTES = 112 * 1024
 BULK_READ_BYTES = 256 * 1024
+"""How much is read at a time; each read that was full makes the next one larger. The allocator takes blocks
+of 128 KiB and more from the kernel, so the largest is only for who fills it."""
 FAIR_BYTES = 1024 * 1024
 FAIR_COST = FAIR_BYTES // 64
 """After 1 MiB or 64 reads without parking, a task lets the others run."""
+MOST_PARTS = 64
+"""More are joined before they are sent: the kernel takes 1,024, and many are small."""
 LINGER_S = 30.0
 """How long a connection that is being closed takes what its peer is still sending."""
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
-
-
-class IdleOwner(Protocol):
-    """Who keeps a connection that nobody waits on."""
-
-    def drop_idle(self, conn: Conn) -> None:
-        """The idle connection has had an event or reached its deadline: forget and close it."""
-
-
-class Lease(Protocol):
-    """Who counts the connections that are open."""
-
-    def closed(self) -> None:
-        """One of them has been closed."""
-
-
-class Interruptible(Protocol):
-    """What a task waits on that another connection's end may concern."""
-
-    def interrupt(self, error: TransportError) -> None:
-        """Resume whoever waits, with `error`."""
 
 
 class _WriteStall(Timed):
@@ -83,6 +70,7 @@ class Conn(Timed):
         "_life_end",
         "_recv",
         "_send",
+        "_sendmsg",
         "_stall",
         "_want",
         "between",
@@ -147,6 +135,7 @@ class Conn(Timed):
         self._want = READ_BYTES
         self._recv = sock.recv
         self._send = sock.send
+        self._sendmsg = sock.sendmsg
         # The batch that brought us here may be long past: connections are not accepted by the reactor.
         reactor.now = trio.current_time()
         reactor.register(self, self.fd)
@@ -164,6 +153,11 @@ class Conn(Timed):
             data, self.prefix = self.prefix, b""
             return data
         return await self._read_socket()
+
+    async def read_parts(self) -> list[bytes]:
+        """As `read`, without joining what comes in several parts; an empty list is the end."""
+        data = await self.read()
+        return [data] if data else []
 
     async def wait_readable(self) -> None:
         """Return once `read` would not wait; takes nothing."""
@@ -200,11 +194,14 @@ class Conn(Timed):
             if size < want:
                 if not size and self.doom is not None:
                     raise self.doom  # after a failed send the kernel reports a reset as an end
-                self._want = READ_BYTES
+                if size <= READ_BYTES:
+                    self._want = READ_BYTES
+                elif size <= MORE_READ_BYTES:
+                    self._want = MORE_READ_BYTES
                 if not self.ended:
                     self.readable = False
             else:
-                self._want = BULK_READ_BYTES
+                self._want = MORE_READ_BYTES if want == READ_BYTES else BULK_READ_BYTES
             self.received += size
             self.spin += size + FAIR_COST
             return data
@@ -225,6 +222,28 @@ class Conn(Timed):
         self.sent += n
         if n != len(data):
             await self._write_rest(memoryview(data)[n:])
+
+    async def write_parts(self, parts: list[bytes]) -> None:
+        """As `write`, of several parts in one go."""
+        if len(parts) == 1:
+            await self.write(parts[0])
+        else:
+            await self._write_several(parts)
+
+    async def _write_several(self, parts: list[bytes]) -> None:
+        if self.sending:
+            raise trio.BusyResourceError("one sender at a time")
+        if len(parts) > MOST_PARTS:
+            parts = [b"".join(parts)]
+        try:
+            n = self._sendmsg(parts)
+        except BlockingIOError:
+            n = 0
+        except OSError as exc:
+            raise self._broken(exc) from exc
+        self.sent += n
+        if n != sum(map(len, parts)):
+            await self._write_rest(memoryview(b"".join(parts))[n:])
 
     async def _write_rest(self, rest: memoryview) -> None:
         stall = self._stall
@@ -262,6 +281,14 @@ class Conn(Timed):
         except OSError:
             pass
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def taken(self) -> tuple[int, int]:
+        """How many bytes the peer's system has taken so far, and how many wait for it in ours (SIOCOUTQ)."""
+        try:
+            waiting = int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            waiting = 0
+        return self.sent - waiting, waiting
 
     async def wait_connected(self) -> None:
         """Wait for a non-blocking connect; raises PeerReset with the reason it failed for."""

@@ -7,10 +7,7 @@ together.
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import struct
-import termios
 from collections.abc import Callable
 
 import trio
@@ -127,9 +124,9 @@ class Relay(Timed):
         try:
             while True:
                 at_fault = source
-                data = await source.read()
+                parts = await source.read_parts()
                 at_fault = sink
-                if not data:
+                if not parts:
                     if self.flag:
                         # An end that follows a failure is no end to pass on.
                         if self.flag == self._fault_of(source):
@@ -138,13 +135,14 @@ class Relay(Timed):
                     self._open.remove(source)
                     await sink.write_eof()
                     return
+                size = sum(map(len, parts))
                 if upwards:
-                    self.to_up += len(data)
-                    if self.watch is not None and self.watch(data):
+                    self.to_up += size
+                    if self.watch is not None and self.watch(b"".join(parts)):
                         self.watch = None
                 else:
-                    self.to_down += len(data)
-                await sink.write(data)
+                    self.to_down += size
+                await sink.write_parts(parts)
                 self.deadline = reactor.now + self.idle_s
         except IdentityEnded as exc:
             self.stop(Flag.UAEX, exc.detail)
@@ -200,12 +198,11 @@ async def _drained(conn: Conn) -> None:
 
 
 def _unsent(conn: Conn) -> int:
-    """Bytes in the kernel's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    """Bytes in the kernel's send queue that the peer has not acknowledged."""
     # A connection that the peer has reset keeps its count for ever.
     if conn.closed or conn.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
         return 0
-    (size,) = struct.unpack("i", fcntl.ioctl(conn.fd, termios.TIOCOUTQ, b"\0\0\0\0"))
-    return int(size)
+    return conn.taken()[1]
 
 
 async def wait_either(one: Conn, other: Conn) -> None:

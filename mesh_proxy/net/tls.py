@@ -1,11 +1,14 @@
 """TLS 1.3 on a connection, driven through memory BIOs.
 
-One `recv` a wake-up feeds the engine; one `send` carries what it made. The BIOs are fed and drained in
-pieces of 16 KiB, since a memory BIO never gives back what it once held.
+One `recv` a wake-up feeds the engine; one `send` carries what it made. The engine is given one whole record
+at a time: it is never asked for what it cannot give (that costs an exception), and its BIOs stay small (a
+memory BIO never gives back what it once held). Of a record that has not wholly come, the beginning waits in
+the BIO. Records that came together are passed on together, but not joined: large blocks of memory are dear,
+since the allocator returns them to the kernel.
 
 Ends (RFC 8446 6.1): close_notify is a clean end and reads as b""; a FIN without it is `Truncated`. Our own
-end is sent once: everything readable is taken first, then `unwrap` runs a single time with no await between,
-and the direction is shut down. After each read, what the engine itself wants to send (a KeyUpdate, an alert)
+end is sent once: `unwrap`, which fails if there is data inside the engine, runs a single time, and the
+direction is shut down. After each read, what the engine itself wants to send (a KeyUpdate, an alert)
 goes out through the connection's one sender.
 """
 
@@ -23,6 +26,10 @@ from mesh_proxy.net.conn import Conn
 
 PIECE = 16 * 1024
 SEND_BYTES = 256 * 1024
+_HEADER = 5
+_MAX_RECORD = _HEADER + 16 * 1024 + 256
+_DATA_RECORD = 23
+"""After the handshake everything goes as this (RFC 8446, 5.2)."""
 _T = TypeVar("_T")
 
 
@@ -56,13 +63,26 @@ class Handshaker:
 class TlsConn(Conn):
     """A TLS connection. Takes over the socket of a plain one with `TlsConn.over`."""
 
-    __slots__ = ("_clear", "_ended_clean", "_failed", "_in", "_obj", "_out", "_owed", "_shut")
+    __slots__ = (
+        "_clear",
+        "_ended_clean",
+        "_failed",
+        "_header",
+        "_in",
+        "_missing",
+        "_obj",
+        "_out",
+        "_owed",
+        "_shut",
+    )
 
     _in: ssl.MemoryBIO
     _out: ssl.MemoryBIO
     _obj: ssl.SSLObject
     _clear: bytes
     _owed: bytes
+    _header: bytes
+    _missing: int
     _ended_clean: bool
     _shut: bool
     _failed: TlsFailed | None
@@ -77,7 +97,8 @@ class TlsConn(Conn):
         for slot in _CONN_SLOTS:
             setattr(self, slot, getattr(plain, slot))
         self._in, self._out, self._obj = incoming, outgoing, obj
-        self._clear = self._owed = b""
+        self._clear = self._owed = self._header = b""
+        self._missing = 0
         self._ended_clean = self._shut = False
         self._failed = None
         self.queued = 1 << 62
@@ -119,6 +140,8 @@ class TlsConn(Conn):
                     raise TlsFailed(_tls_reason(exc)) from exc
                 if self._out.pending:
                     await self._send_all(self._out.read())
+                if self._in.pending:
+                    self._clear = b"".join(self._take(self._in.read()))
                 return
         finally:
             handshaker.leave()
@@ -133,47 +156,56 @@ class TlsConn(Conn):
         return dict(self._obj.getpeercert() or {})
 
     async def wait_readable(self) -> None:
-        if not (self._clear or self._ended_clean or self._in.pending or self._obj.pending()):
+        if not (self._clear or self._ended_clean or self._failed is not None):
             await super().wait_readable()
 
     async def read(self) -> bytes:
+        if self._clear or self._ended_clean or self._failed is not None:
+            return b"".join(self._known())
+        raw = await self._read_socket()
+        size = len(raw)
+        if self._missing or size <= _HEADER or raw[3] << 8 | raw[4] != size - _HEADER:
+            return b"".join(await self._parts(raw))
+        # Exactly one record, as small messages come.
+        self._in.write(raw)
+        return self._open(size) or b"".join(await self.read_parts())
+
+    async def read_parts(self) -> list[bytes]:
+        if self._clear or self._ended_clean or self._failed is not None:
+            return self._known()
+        return await self._parts(await self._read_socket())
+
+    def _known(self) -> list[bytes]:
+        """What can be said without a look at the socket."""
         if self._clear:
             data, self._clear = self._clear, b""
-            return data
-        if self._ended_clean:
-            return b""
-        if self._failed is not None:
+            return [data]
+        if self._failed is not None and not self._ended_clean:
             raise self._failed
-        incoming = self._in
-        obj = self._obj
+        return []
+
+    async def _parts(self, raw: bytes) -> list[bytes]:
         while True:
-            if incoming.pending or obj.pending():
-                data = self._decrypt()
-                if data or self._ended_clean:
-                    return data
-            raw = await self._read_socket()
             if not raw:
                 raise Truncated("the connection ended without a TLS close_notify")
-            if len(raw) <= PIECE:
-                incoming.write(raw)
-                continue
-            data = self._decrypt_bulk(raw)
-            if data or self._ended_clean:
-                return data
+            parts = self._take(raw)
+            if parts or self._ended_clean:
+                return parts
+            if self._failed is not None:
+                raise self._failed
+            raw = await self._read_socket()
 
     async def write(self, data: bytes) -> None:
         if self.sending:
             raise trio.BusyResourceError("one sender at a time")
-        obj = self._obj
+        if len(data) > PIECE:
+            await self._write_several([data])
+            return
         try:
-            if len(data) <= PIECE:
-                obj.write(data)
-                out = self._out.read()
-                if self._owed:
-                    out, self._owed = self._owed + out, b""
-            else:
-                await self._write_bulk(data)
-                return
+            self._obj.write(data)
+            out = self._out.read()
+            if self._owed:
+                out, self._owed = self._owed + out, b""
         except ssl.SSLError as exc:
             raise TlsFailed(_tls_reason(exc)) from exc
         try:
@@ -204,9 +236,6 @@ class TlsConn(Conn):
         if self._shut:
             return
         self._shut = True
-        if not self._ended_clean:
-            # Data still inside the engine would make unwrap fail: take it out first.
-            self._clear += self._decrypt()
         try:
             self._obj.unwrap()
         except ssl.SSLError:
@@ -217,26 +246,43 @@ class TlsConn(Conn):
             return
         await super().write_eof()
 
-    def _decrypt(self) -> bytes:
-        """Every byte that the engine can give without new input."""
-        obj = self._obj
+    def _take(self, raw: bytes) -> list[bytes]:
+        """What the records hold that are whole with `raw`; one that has begun is left in the BIO."""
+        if self._missing < 0:
+            raw, self._missing = self._header + raw, 0
         incoming = self._in
-        data = b""
-        parts: list[bytes] | None = None
+        view = memoryview(raw)
+        size = len(raw)
+        parts: list[bytes] = []
+        start, end = 0, self._missing
+        while True:
+            if start == end:
+                if size - start < _HEADER:
+                    self._header = raw[start:]
+                    self._missing = -1 if self._header else 0
+                    break
+                end += _HEADER + (raw[start + 3] << 8 | raw[start + 4])
+                if end > size and (end - start > _MAX_RECORD or raw[start] != _DATA_RECORD):
+                    end = size  # the engine says at once what is wrong with it
+            incoming.write(view[start:end])
+            if end > size:
+                self._missing = end - size
+                break
+            data = self._open(PIECE)
+            if data:
+                parts.append(data)
+            elif self._ended_clean or self._failed is not None:
+                break
+            start = end
+        return parts
+
+    def _open(self, most: int) -> bytes:
+        """The bytes in the record that the engine has been given; there are none in what is its own."""
         try:
-            while True:
-                piece = obj.read(PIECE)
-                if not piece:
-                    self._end()
-                    break
-                if not data:
-                    data = piece
-                elif parts is None:
-                    parts = [data, piece]
-                else:
-                    parts.append(piece)
-                if not incoming.pending and not obj.pending():
-                    break
+            data = self._obj.read(most)
+            if data:
+                return data
+            self._end()
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -247,52 +293,37 @@ class TlsConn(Conn):
             self.ended |= select.EPOLLRDHUP
         if self._out.pending and not self.sending:
             self._flush_nowait()
-        if len(self._owed) + self._out.pending > 4 * PIECE and not self.sending:
+        if len(self._owed) + self._out.pending > 4 * PIECE:
             self._failed = TlsFailed("the peer asks for answers that it does not read")
             self.ended |= select.EPOLLRDHUP
-        if self._failed is not None and not data:
-            raise self._failed
-        return data if parts is None else b"".join(parts)
+        return b""
 
     def _end(self) -> None:
         self._ended_clean = True
         self.ended |= select.EPOLLRDHUP  # an idle connection in this state is of no more use
 
-    def _decrypt_bulk(self, raw: bytes) -> bytes:
-        incoming = self._in
-        view = memoryview(raw)
-        parts: list[bytes] = []
-        for start in range(0, len(raw), PIECE):
-            incoming.write(view[start : start + PIECE])
-            try:
-                data = self._decrypt()
-            except TlsFailed:
-                if not parts:
-                    raise
-                break
-            if data:
-                parts.append(data)
-            if self._ended_clean or self._failed is not None:
-                break
-        return b"".join(parts)
-
-    async def _write_bulk(self, data: bytes) -> None:
+    async def _write_several(self, parts: list[bytes]) -> None:
+        if self.sending:
+            raise trio.BusyResourceError("one sender at a time")
         obj, out = self._obj, self._out
-        view = memoryview(data)
-        parts = [self._owed] if self._owed else []
+        records = [self._owed] if self._owed else []
         self._owed = b""
         size = 0
-        for start in range(0, len(data), PIECE):
-            obj.write(view[start : start + PIECE])
-            piece = out.read()
-            parts.append(piece)
-            size += len(piece)
-            if size >= SEND_BYTES:
-                await self._send_all(b"".join(parts))
-                parts.clear()
-                size = 0
-        if parts:
-            await self._send_all(b"".join(parts))
+        try:
+            for data in parts:
+                view = memoryview(data)
+                for start in range(0, len(data), PIECE):
+                    obj.write(view[start : start + PIECE])
+                    records.append(out.read())
+                    size += PIECE
+                    if size >= SEND_BYTES:
+                        await Conn._write_several(self, records)
+                        records = []
+                        size = 0
+        except ssl.SSLError as exc:
+            raise TlsFailed(_tls_reason(exc)) from exc
+        if records:
+            await Conn._write_several(self, records)
         await self._flush()
 
     async def _send_all(self, data: bytes) -> None:

@@ -141,7 +141,13 @@ class RetryPolicy:
         return _possible(body_replayable, attempts, self.limit)
 
     def decide_response(
-        self, status: int, method: bytes, body_replayable: bool, attempts: int, grpc_status: bytes = b""
+        self,
+        status: int,
+        method: bytes,
+        body_replayable: bool,
+        attempts: int,
+        grpc_status: bytes = b"",
+        grpc: bool = False,
     ) -> RetryDecision | None:
         """Decide about a response of which nothing was passed on; None: it is not one to be retried.
 
@@ -150,15 +156,14 @@ class RetryPolicy:
             method: as the client wrote it.
             body_replayable: the body is wholly kept, or not a byte of it was consumed.
             attempts: attempts made so far, the first one included.
-            grpc_status: field grpc-status of the response's head, if there is one. Every gRPC request is a
-                POST, which need not be named for it.
+            grpc_status: field grpc-status of the response's head, if there is one.
+            grpc: the request is a call of gRPC, always a POST, which need not be named for it.
         """
-        if grpc_status in self._grpc:
-            if self._methods is not IDEMPOTENT and method not in self._methods:
-                return OTHER_METHOD
-        elif status not in self._statuses:
+        by_grpc = grpc_status in self._grpc
+        if not by_grpc and status not in self._statuses:
             return None
-        elif method not in self._methods:
+        any_method = by_grpc and grpc and self._methods is IDEMPOTENT
+        if not any_method and method not in self._methods:
             return OTHER_METHOD
         return _possible(body_replayable, attempts, self.limit)
 

@@ -71,7 +71,12 @@ class Rewrite:
         self._path = PathEdit(f"{path}.path", spec.path, matched) if spec.path is not None else None
 
     def target(self, target: bytes) -> bytes:
-        """The new request target: origin form, as another authority in it would speak against Host."""
+        """The new request target: origin form, as another authority in it would speak against Host.
+
+        The authority that a CONNECT names stays: it has no path.
+        """
+        if target[:1] != b"/" and target != b"*" and b"://" not in target:
+            return target
         path = path_of(target)
         if self._path is not None:
             path = self._path.apply(path)

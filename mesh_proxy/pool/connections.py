@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import trio
 
-from mesh_proxy.base.errors import TransportError
+from mesh_proxy.base.errors import PartnerGone, TransportError
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.wheel import NEVER
 from mesh_proxy.policy.breaker import Breaker
@@ -108,6 +108,8 @@ class Connections:
             trio.TooSlowError: neither came in time.
             PartnerGone: the client is gone.
         """
+        if client.doom is not None:
+            raise PartnerGone(client.doom.detail)
         waiter = _Waiter(endpoint, new)
         self.waiting.append(waiter)
         self._close_idle(others)

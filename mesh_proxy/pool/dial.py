@@ -6,6 +6,7 @@ The peer's SPIFFE id is checked before a byte of the request is sent.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -39,6 +40,10 @@ class Peer:
     """Local address to connect from; empty leaves it to the kernel."""
 
 
+def _raised(_where: str, exc: Exception) -> None:
+    raise exc
+
+
 class Dialer:
     """Opens connections; one per process."""
 
@@ -68,6 +73,8 @@ class Dialer:
         self.descriptors = descriptors
         self.tasks: trio.Nursery | None = None
         """Where sessions run; set when the sidecar runs."""
+        self.on_defect: Callable[[str, Exception], None] = _raised
+        """Told where a session's task has failed as none should, and of what."""
 
     async def dial(self, peer: Peer, alpn: str, within_s: float) -> Conn:
         """A ready connection, in at most `within_s` seconds, TLS included.

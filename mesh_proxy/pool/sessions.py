@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from certs.credentials import ALPN_HTTP2
-from mesh_proxy.base.errors import ConnectFailed, PeerReset, StreamReset, TransportError
+from mesh_proxy.base.errors import ConnectFailed, PartnerGone, PeerReset, StreamReset, TransportError
 from mesh_proxy.http2.client import ClientSession
 from mesh_proxy.http2.stream import ClientStream
-from mesh_proxy.net.conn import Interruptible
+from mesh_proxy.net.roles import Interruptible
 from mesh_proxy.pool.overflow import Overflow
 from mesh_proxy.wire.http1 import HttpError
 from mesh_proxy.wire.http2.seam import RequestFields
@@ -33,6 +33,8 @@ class HasPartner(Protocol):
     """For whom something is waited."""
 
     partner: Interruptible | None
+    doom: TransportError | None
+    """Why nothing needs to be waited for any more."""
 
 
 class _Waiter:
@@ -55,6 +57,8 @@ class _Turn:
     """For whom a dial waits for leave: whoever will have a stream of it."""
 
     partner: Interruptible | None = None
+    doom: TransportError | None = None
+    """Nobody waits any more."""
 
 
 class Sessions:
@@ -71,16 +75,24 @@ class Sessions:
         self.up: list[ClientSession] = []
         """Those that are open; some may take no new stream."""
 
-    def open(self, fields: RequestFields, end: bool, per_session: int) -> ClientStream | None:
+    def open(
+        self, fields: RequestFields, end: bool, per_session: int, clogged: bool = False
+    ) -> ClientStream | None:
         """A stream with a request's head on its way; None if there is no room.
 
-        `per_session`: how many requests a session carries before it ends; 0 is no limit. Raises HttpError for
-        an extended CONNECT that the endpoint does not take (RFC 8441, 3).
+        `per_session`: how many requests a session carries before it ends; 0 is no limit. `clogged`: on any
+        session, as there will be no better one. Raises HttpError for an extended CONNECT that the endpoint
+        does not take (RFC 8441, 3).
         """
         for session in self.up:
             if not session.capacity() or (session.streams and not session.settled):
                 continue  # how many streams the peer takes is known with its SETTINGS
-            if session.clogged and self._cluster is not None and not self._cluster.breaker.full:
+            if (
+                not clogged
+                and session.clogged
+                and self._cluster is not None
+                and not self._cluster.breaker.full
+            ):
                 continue
             if fields.protocol and not session.engine.peer_connect_protocol:
                 if session.settled:
@@ -105,6 +117,8 @@ class Sessions:
             Overflow: there may be no more sessions, and no stream ended within the time.
             PartnerGone: the client is gone.
         """
+        if client.doom is not None:
+            raise PartnerGone(client.doom.detail)
         waiter = _Waiter(fields, end, cluster.per_connection)
         self._waiting[waiter] = None
         self._cluster = cluster
@@ -165,7 +179,13 @@ class Sessions:
             tasks.start_soon(self._run, self._cluster)
 
     async def _run(self, cluster: Cluster) -> None:
-        """Dial one session and serve it to its end."""
+        """Dial one session and serve it to its end. A defect of ours ends this session and no other."""
+        try:
+            await self._serve_one(cluster)
+        except Exception as exc:
+            self._endpoint.dialer.on_defect(f"HTTP/2 session to {self._endpoint.peer.addr}", exc)
+
+    async def _serve_one(self, cluster: Cluster) -> None:
         dialer = self._endpoint.dialer
         try:
             turn = _Turn()
@@ -176,7 +196,10 @@ class Sessions:
                 del self._turns[turn]
         except (ConnectFailed, Overflow) as exc:
             self._dials -= 1
-            self._failed(exc)
+            if turn.doom is None:
+                self._failed(exc)
+            else:
+                self._dial_for_all()  # for those who have come meanwhile
             return
         except BaseException:
             self._dials -= 1
@@ -201,6 +224,7 @@ class Sessions:
         """A dial has brought no session: tell those who wait for one, unless they can have a stream."""
         if self._dials or (self.up and isinstance(exc, Overflow)):
             return
+        self._place(clogged=True)
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             waiter.error = exc
@@ -211,7 +235,8 @@ class Sessions:
         if not self._waiting:
             for turn in self._turns:
                 if turn.partner is not None:
-                    turn.partner.interrupt(ConnectFailed("not needed any more"))
+                    turn.doom = ConnectFailed("not needed any more")
+                    turn.partner.interrupt(turn.doom)
 
     def _freed(self, session: ClientSession) -> None:
         if self._waiting:
@@ -226,15 +251,18 @@ class Sessions:
 
     def _serve(self) -> None:
         """Let those go on for whom there is room, and dial for the others."""
+        self._place()
+        if self._waiting and not self._coming:
+            self._dial_for_all()
+
+    def _place(self, clogged: bool = False) -> None:
         while self._waiting:
             waiter = next(iter(self._waiting))
             try:
-                waiter.stream = self.open(waiter.fields, waiter.end, waiter.per_session)
+                waiter.stream = self.open(waiter.fields, waiter.end, waiter.per_session, clogged)
             except HttpError as exc:
                 waiter.error = exc
             if waiter.stream is None and waiter.error is None:
                 break
             del self._waiting[waiter]
             waiter.event.set()
-        if self._waiting and not self._coming:
-            self._dial_for_all()

@@ -7,7 +7,7 @@ import re
 from mesh_proxy.wire.message import HttpError
 
 HOST_NAME = rb"(?:[A-Za-z0-9._~%!$&'()*+;=\-]++|\[[0-9A-Fa-fv:.]++\])"
-_absolute = re.compile(rb"(?i:https?+)://([^/?@]++)(?:[/?].*+)?+").fullmatch
+_absolute = re.compile(rb"(?i:https?+)://(" + HOST_NAME + rb"(?::[0-9]{0,5}+)?+)(?:[/?].*+)?+").fullmatch
 _authority = re.compile(rb"(" + HOST_NAME + rb"):([0-9]{1,5}+)").fullmatch
 
 
@@ -45,6 +45,17 @@ def authority_of(method: bytes, target: bytes) -> bytes:
         return target
     match = None if target.startswith(b"/") else _absolute(target)
     return match.group(1) if match is not None else b""
+
+
+def in_short(method: bytes, target: bytes) -> bytes:
+    """The target, or `*` where it is about the whole server: OPTIONS, and a URL of an authority alone.
+
+    RFC 9112, 3.2.4. Whoever looks at the path would take that for `/`.
+    """
+    if method != b"OPTIONS":
+        return target
+    match = _absolute(target)
+    return b"*" if match is not None and match.end(1) == len(target) else target
 
 
 def _check_authority(target: bytes, host: bytes) -> None:

@@ -1,11 +1,14 @@
 """What every connection of the data path must do, plain or TLS, whichever side shook hands."""
 
+import fcntl
 import os
 import select
 import socket
 import ssl
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -14,7 +17,7 @@ import trio.testing
 
 from certs.credentials import ALPN_TCP
 from mesh_proxy.base.errors import DeadlineExceeded, PeerReset, TlsFailed, TransportError, Truncated
-from mesh_proxy.net.conn import Conn
+from mesh_proxy.net.conn import READ_BYTES, Conn
 from mesh_proxy.net.reactor import BROKEN
 from mesh_proxy.net.tls import Handshaker, TlsConn
 from tests.contract.streams import KINDS, ca, reactor, reset, stream, tcp_pair
@@ -573,6 +576,91 @@ def test_many_small_pieces(kind):
                 while len(got) < len(data):
                     got += await conn.read()
             assert got == data
+
+    run(main)
+
+
+def test_reads_are_as_large_as_what_comes():
+    """So that messages of one size cost one read each, and small ones no large block of memory."""
+
+    async def main():
+        async with stream("plain") as (conn, peer):
+
+            async def sizes(total):
+                peer.send(b"x" * total)
+                await wait_until(lambda: waiting() == total)
+                got = []
+                while sum(got) < total:
+                    got.append(len(await conn.read()))
+                return got
+
+            def waiting():
+                return struct.unpack("i", fcntl.ioctl(conn.fd, termios.FIONREAD, bytes(4)))[0]
+
+            assert await sizes(65_000) == [READ_BYTES, 65_000 - READ_BYTES]
+            assert await sizes(65_000) == await sizes(65_000) == [65_000]
+            assert await sizes(10) == [10]
+            assert await sizes(READ_BYTES + 1) == [READ_BYTES, 1]
+
+    run(main)
+
+
+def test_parts_are_what_read_would_give(kind):
+    async def main():
+        async with stream(kind) as (conn, peer):
+            conn.unread(b"first")
+            assert await conn.read_parts() == [b"first"]
+            message = os.urandom(100_000)
+            peer.send(message)
+            got = b""
+            while len(got) < len(message):
+                parts = await conn.read_parts()
+                assert all(parts)
+                got += b"".join(parts)
+            assert got == message
+            peer.send_eof()
+            for _ in range(2):
+                assert await conn.read_parts() == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("sizes", [[1], [0, 3, 0], [16384] * 300, [7] * 5000, [1, 300_000, 20, 16385] * 8])
+def test_parts_arrive_as_one(kind, sizes):
+    """More of them than the kernel takes at once, and more bytes than it has room for."""
+
+    async def main():
+        async with stream(kind) as (conn, peer):
+            parts = [os.urandom(size) for size in sizes]
+            expected = b"".join(parts)
+            got = b""
+
+            def receive():
+                nonlocal got
+                got = peer.recv_exactly(len(expected))
+
+            async with trio.open_nursery() as nursery:
+                if len(expected) > 4_000_000:
+                    nursery.start_soon(conn.write_parts, parts)
+                    await wait_until(lambda: conn.writer is not None)
+                    with pytest.raises(trio.BusyResourceError):
+                        await conn.write_parts([b"in", b"truder"])
+                    nursery.start_soon(in_thread, receive)
+                else:
+                    nursery.start_soon(in_thread, receive)
+                    await conn.write_parts(parts)
+            assert got == expected
+
+    run(main)
+
+
+def test_parts_for_a_peer_that_has_gone(kind):
+    async def main():
+        async with stream(kind) as (conn, peer):
+            reset(peer.sock)
+            await wait_until(lambda: conn.ended)
+            assert isinstance(await failure(conn.write_parts([b"x", b"y"])), PeerReset)
+            assert isinstance(await failure(conn.read_parts()), PeerReset)
 
     run(main)
 

@@ -13,13 +13,12 @@ from mesh_api.traffic import HttpVersion, Settings
 from mesh_proxy.net.addr import Addr
 from tests.integration.http2_peers import Fields, Http2Peer, Http2Stream, http2_application
 from tests.integration.http2_peers import http2_client as http2_connection
-from tests.integration.http_peers import Message, Peer, application, plain, settled
-from tests.support.mesh import VIP, Sidecar, TestCa, client_snapshot, pair, sidecar
+from tests.integration.http_peers import Message, Peer, application, settled
+from tests.support.mesh import DIRECT, ONE, TWO, Sidecar, path
 
 HTTP1, HTTP2 = "h1", "h2"
-HOPS = ("direct", "one-sidecar", "two-sidecars")
 PAIRS = ((HTTP2, HTTP2), (HTTP1, HTTP2), (HTTP2, HTTP1))
-CHAINS = [("direct", HTTP2, HTTP2)] + [(hops, *versions) for hops in HOPS[1:] for versions in PAIRS]
+CHAINS = [(DIRECT, HTTP2, HTTP2)] + [(hops, *versions) for hops in (ONE, TWO) for versions in PAIRS]
 """Sidecars, the client's version, the application's."""
 
 
@@ -209,10 +208,9 @@ class Chain:
 @asynccontextmanager
 async def chain(
     app: Addr,
-    hops: str = "two-sidecars",
+    hops: str = TWO,
     client: str = HTTP2,
     server: str = HTTP2,
-    client_settings: dict[str, object] | None = None,
     **changes: object,
 ) -> AsyncIterator[Chain]:
     """Sidecars before an application; nothing may be left over at the end."""
@@ -221,20 +219,7 @@ async def chain(
             changes.setdefault("protocol", Protocol.HTTP2)
         else:
             changes.setdefault("settings", Settings(http_version=HttpVersion.HTTP1))
-    changes.setdefault("protocol", Protocol.HTTP)
-    async with AsyncExitStack() as stack:
-        if hops == "direct":
-            addr, sidecars = app, ()
-        elif hops == "one-sidecar":
-            snapshot = client_snapshot(VIP, **{"endpoints": (plain(app),), **changes})
-            front = await stack.enter_async_context(
-                sidecar(TestCa().credentials("client"), snapshot, **(client_settings or {}))
-            )
-            front.aim(outbound=VIP)
-            addr, sidecars = front.outbound, (front,)
-        else:
-            both = await stack.enter_async_context(pair(app, client_settings=client_settings, **changes))  # type: ignore[arg-type]
-            addr, sidecars = both.client.outbound, (both.client, both.server)
+    async with path(app, hops, **changes) as (addr, sidecars):  # type: ignore[arg-type]
         async with AsyncExitStack() as clients:
             yield Chain(addr, sidecars, client, clients)
         await settled(*sidecars)

@@ -274,6 +274,10 @@ class Http2Application:
         """Every stream so far."""
         return [stream for peer in self.peers for stream in peer.streams.values()]
 
+    def refuse(self) -> None:
+        """Take no further connection."""
+        self._listener.socket.close()
+
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:

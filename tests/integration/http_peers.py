@@ -1,4 +1,7 @@
-"""Raw HTTP/1.1 ends for whole-proxy tests: they send and receive exact bytes and know nothing of the mesh."""
+"""Raw HTTP/1.1 ends, and paths of 0, 1 and 2 sidecars between them.
+
+The ends send and receive exact bytes and know nothing of the mesh.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,22 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
-from mesh_api.sidecar import Endpoint, Protocol, TlsMode
+from mesh_api.sidecar import Endpoint, TlsMode
 from mesh_proxy.net.addr import Addr
-from tests.support.mesh import VIP, Pair, Sidecar, TestCa, client_snapshot, pair, run, sidecar, wait_until
+from mesh_proxy.net.conn import Conn
+from tests.support.mesh import HOPS, ONE, TWO, VIP, Sidecar, path, run, wait_until
 
 STEP_S = 5.0
 """No single step on loopback takes longer."""
 _RESET = struct.pack("ii", 1, 0)
+
+each_path = pytest.mark.parametrize("hops", HOPS)
+"""For what is true of HTTP with or without a mesh."""
+each_mesh = pytest.mark.parametrize("hops", [ONE, TWO])
+"""For what the client's sidecar does, wherever its next hop is."""
 
 
 def mesh_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -60,6 +70,14 @@ class Message:
     @property
     def path(self) -> bytes:
         return self.line.split(b" ")[1]
+
+    @property
+    def closes(self) -> bool:
+        """Whether the sender wants no further message on this connection (RFC 9112, 9.3)."""
+        options = [
+            option.strip().lower() for value in self.all(b"connection") for option in value.split(b",")
+        ]
+        return b"close" in options or (self.line.endswith(b" HTTP/1.0") and b"keep-alive" not in options)
 
     def without(self, *names: bytes) -> bytes:
         """The head, less the header lines named."""
@@ -238,13 +256,20 @@ def ok(body: bytes = b"ok", *fields: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s" % (len(body), lines, body)
 
 
+def post(body: bytes, *fields: bytes) -> bytes:
+    lines = b"".join(b"%s\r\n" % field for field in fields)
+    return b"POST /up HTTP/1.1\r\nHost: server\r\nContent-Length: %d\r\n%s\r\n%s" % (len(body), lines, body)
+
+
 def answering(answer: bytes | Callable[[Message], bytes]) -> Handler:
-    """A keep-alive application."""
+    """An application that keeps connections, unless it is asked not to."""
 
     async def handle(peer: Peer) -> None:
         while True:
             request = await peer.request()
             await peer.send(answer if isinstance(answer, bytes) else answer(request))
+            if request.closes:
+                return
 
     return handle
 
@@ -277,23 +302,38 @@ async def settled(*sidecars: Sidecar) -> None:
         assert runtime.http2.budget.used == 0
 
 
-class Mesh:
-    """A client's sidecar, a server's sidecar and an application; clients of its own are closed at the end."""
+def plain(addr: Addr, **labels: str) -> Endpoint:
+    """An endpoint that has no sidecar."""
+    return Endpoint(
+        address=addr.ip, port=addr.port, tls=TlsMode.NONE, workload=f"at-{addr.port}", labels=labels
+    )
 
-    def __init__(self, app: Application, pair: Pair) -> None:
-        self.app = app
-        self.pair = pair
-        self.client = pair.client
-        self.server = pair.server
+
+class Fleet:
+    """Sidecars before applications: `m.connect()` reaches the first hop; clients are closed at the end."""
+
+    def __init__(self, addr: Addr, sidecars: tuple[Sidecar, ...]) -> None:
+        self.addr = addr
+        """Where clients connect."""
+        self.sidecars = sidecars
+        """Those on the path, the client's first."""
         self._peers: list[Peer] = []
 
+    @property
+    def client(self) -> Sidecar:
+        return self.sidecars[0]
+
+    @property
+    def server(self) -> Sidecar:
+        _, server = self.sidecars
+        return server
+
     async def connect(self, addr: Addr | None = None, *, rcvbuf: int = 0) -> Peer:
-        addr = addr or self.client.outbound
         sock = trio.socket.socket()
         if rcvbuf:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         try:
-            await sock.connect(addr)
+            await sock.connect(addr or self.addr)
         except BaseException:
             sock.close()
             raise
@@ -308,60 +348,56 @@ class Mesh:
     async def record(self, side: str = "client", **fields: object) -> dict[str, object]:
         """The access-log record of that sidecar that has these fields."""
         found = self.client if side == "client" else self.server
-        return await found.log.wait_for(lambda line: "duration_ms" in line and fields.items() <= line.items())
+        return await _record(found, fields)
+
+    async def records(self, **fields: object) -> list[dict[str, object]]:
+        """The record with these fields of each sidecar on the path."""
+        return [await _record(side, fields) for side in self.sidecars]
+
+
+async def _record(side: Sidecar, fields: dict[str, object]) -> dict[str, object]:
+    return await side.log.wait_for(lambda line: "duration_ms" in line and fields.items() <= line.items())
+
+
+class Mesh(Fleet):
+    """One application, at the end of a path."""
+
+    def __init__(self, app: Application, addr: Addr, sidecars: tuple[Sidecar, ...]) -> None:
+        super().__init__(addr, sidecars)
+        self.app = app
+
+    def heard(self) -> int:
+        """How many bytes the first hop has read from clients (of an application, the first 64 KiB each)."""
+        if not self.sidecars:
+            return sum(len(peer.received) for peer in self.app.peers)
+        return sum(conn.received for conn in self.conns_of_clients())
+
+    def conns_of_clients(self) -> list[Conn]:
+        """The first sidecar's ends of its clients' connections."""
+        conns = self.client.app.runtime.reactor.conns.values()
+        return [conn for conn in conns if conn.sock.getsockname()[1] == self.addr.port]
 
 
 @asynccontextmanager
-async def mesh(handler: Handler | bytes, **kwargs: object) -> AsyncIterator[Mesh]:
-    """A pair around `handler` (or an answer to everything); at the end nothing may be left over."""
+async def mesh(handler: Handler | bytes, hops: str = TWO, **kwargs: object) -> AsyncIterator[Mesh]:
+    """A path to `handler` (or to an answer to everything); at the end nothing may be left over."""
     if isinstance(handler, bytes):
         handler = answering(handler)
-    async with application(handler) as app, pair(app.addr, **kwargs) as both:
-        found = Mesh(app, both)
+    async with application(handler) as app, path(app.addr, hops, **kwargs) as (addr, sidecars):  # type: ignore[arg-type]
+        found = Mesh(app, addr, sidecars)
         yield found
         found.close_clients()
-        await settled(both.client, both.server)
-
-
-class Fleet:
-    """A client's sidecar in front of plain applications; `m.connect()` reaches it."""
-
-    def __init__(self, client: Sidecar) -> None:
-        self.client = client
-        self._peers: list[Peer] = []
-
-    async def connect(self) -> Peer:
-        stream = await trio.open_tcp_stream(*self.client.outbound)
-        self._peers.append(Peer(stream))
-        return self._peers[-1]
-
-    def close_clients(self) -> None:
-        for peer in self._peers:
-            peer.close()
-
-    async def record(self, **fields: object) -> dict[str, object]:
-        return await self.client.log.wait_for(
-            lambda line: "duration_ms" in line and fields.items() <= line.items()
-        )
-
-
-def plain(addr: Addr, **labels: str) -> Endpoint:
-    """An endpoint that has no sidecar."""
-    return Endpoint(
-        address=addr.ip, port=addr.port, tls=TlsMode.NONE, workload=f"at-{addr.port}", labels=labels
-    )
+        await settled(*sidecars)
 
 
 @asynccontextmanager
 async def fleet(*endpoints: Endpoint, **changes: object) -> AsyncIterator[Fleet]:
     """One sidecar and a destination of these endpoints; nothing may be left over at the end."""
-    snapshot = client_snapshot(VIP, endpoints=endpoints, **{"protocol": Protocol.HTTP, **changes})
-    async with sidecar(TestCa().credentials("client"), snapshot) as front:
-        front.aim(outbound=VIP)
-        found = Fleet(front)
+    async with path(VIP, ONE, endpoints=endpoints, **changes) as (addr, sidecars):  # type: ignore[arg-type]
+        found = Fleet(addr, sidecars)
         yield found
         found.close_clients()
-        await settled(front)
+        await settled(*sidecars)
 
 
 def closed_port() -> Addr:

@@ -150,9 +150,6 @@ def test_a_client_that_is_slow_to_speak_http():
 )
 @pytest.mark.parametrize("pause", [0, 0.04])
 def test_partial_prefixes_are_http(pieces, pause):
-    if pause and len(pieces) > 3:
-        pytest.skip("slow, and covered by the short one")
-
     async def main():
         async with application() as app, undeclared(app) as mesh:
             client = await mesh.connect()

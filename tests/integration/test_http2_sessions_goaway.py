@@ -19,6 +19,7 @@ from mesh_proxy.http2.client import ClientSession
 from mesh_proxy.http2.stream import ServerStream
 from mesh_proxy.wire.http2.seam import ENHANCE_YOUR_CALM, Http2Limits
 from tests.support.http2 import Net, fields, http2_test, wait_until
+from tests.support.http2_frames import goaway
 
 QUICK = SessionSettings(idle_s=0.2, ping_s=0.1, ping_ack_s=0.1, preface_s=0.2, head_s=0.1, drain_s=0.1)
 
@@ -54,6 +55,53 @@ async def test_goaway_ends_what_was_not_processed_and_nothing_else(n: Net) -> No
     second.close()
     await raw.stream.aclose()
     await wait_until(lambda: client.dead is not None)
+
+
+@http2_test
+async def test_goaways_whose_last_stream_falls(n: Net) -> None:
+    """RFC 9113, 6.8: first an announcement, then what was taken; here once more, with less."""
+    raw, client = n.raw_server()
+    streams = [client.open(fields(), True) for _ in range(4)]
+    await raw.until(h2.events.RequestReceived, stream_id=streams[3].id)
+    for last, failed in ((2**31 - 1, 0), (streams[2].id, 1), (streams[0].id, 3)):
+        await raw.stream.send_all(goaway(last))
+        await wait_until(lambda f=failed: client.going and sum(stream.over for stream in streams) == f)
+        assert not client.capacity()
+    for stream in streams[1:]:
+        with pytest.raises(StreamReset) as caught:
+            await stream.response()
+        assert caught.value.unprocessed
+    await raw.respond(streams[0].id, b"body")
+    await streams[0].response()
+    assert await streams[0].read() == b"body"
+    for stream in streams:
+        stream.close()
+    await raw.stream.aclose()
+    await wait_until(lambda: client.dead is not None)
+
+
+@http2_test
+async def test_a_client_that_says_goaway_and_goes_on(n: Net) -> None:
+    """It speaks of streams that a server opens, which there are none of; what it asks is answered."""
+    gate = trio.Event()
+
+    async def serve(stream: ServerStream) -> None:
+        if stream.fields.target == b"/waits":
+            await gate.wait()
+        stream.respond(200, b"", True)
+
+    raw, server = n.raw_client(serve)
+    waits = await raw.request(path="/waits")
+    await wait_until(lambda: server.streams)
+    await raw.stream.send_all(goaway(0))
+    await wait_until(lambda: server.going)
+    for _ in range(3):
+        stream_id = await raw.request()
+        await raw.until(h2.events.StreamEnded, stream_id=stream_id)
+    gate.set()
+    await raw.until(h2.events.StreamEnded, stream_id=waits)
+    await raw.until_end()
+    await wait_until(lambda: server.dead is not None)
 
 
 @http2_test

@@ -291,9 +291,9 @@ async def test_a_peer_with_an_unknown_root_is_refused_before_the_request() -> No
 @mesh_test
 async def test_a_client_certificate_that_the_server_refuses() -> None:
     """In TLS 1.3 the alert comes after the client's handshake: still a connection that never came up."""
-    async with mesh(ok()) as m:
-        stranger = TestCa()
-        mixed = with_roots(stranger, m.pair.ca)
+    ours, stranger = TestCa(), TestCa()
+    async with mesh(ok(), ca=ours) as m:
+        mixed = with_roots(stranger, ours)
         m.client.app.holder.swap(mixed.credentials("client"))
         client = await m.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 2\r\n\r\nab")

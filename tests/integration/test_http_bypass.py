@@ -54,7 +54,7 @@ async def test_what_a_caller_takes_for_opaque_is_http_on_a_port_of_http() -> Non
         inbound = Inbound(protocols={str(app.addr.port): Protocol.HTTP})
         server = server_snapshot(inbound=inbound)
         async with pair(app.addr, protocol=Protocol.TCP, server=server) as both:
-            m = Mesh(app, both)
+            m = Mesh(app, both.client.outbound, (both.client, both.server))
             client = await m.connect()
             await client.send(SPOOFED)
             assert (await client.response()).status == 200

@@ -1,8 +1,6 @@
-"""Odd timing and odd peers: random pieces, late bytes, silence, too many connections."""
+"""Odd timing and odd peers: late bytes, silence, too many connections."""
 
 from __future__ import annotations
-
-import random
 
 import pytest
 import trio
@@ -11,10 +9,11 @@ from mesh_api.limits import Limits
 from mesh_api.sidecar import Endpoint, TlsMode
 from mesh_api.traffic import Settings, Timeouts
 from tests.integration.http_peers import (
-    Message,
     Peer,
     answering,
     application,
+    each_mesh,
+    each_path,
     fleet,
     mesh,
     mesh_test,
@@ -24,74 +23,6 @@ from tests.integration.http_peers import (
 from tests.support.mesh import wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n"
-
-
-def framed(rng: random.Random, head: bytes, payload: bytes) -> bytes:
-    """A message with this payload, by length or in random chunks."""
-    if rng.random() < 0.5:
-        return head + b"Content-Length: %d\r\n\r\n%s" % (len(payload), payload)
-    parts = [head, b"Transfer-Encoding: chunked\r\n\r\n"]
-    at = 0
-    while at < len(payload):
-        n = min(rng.choice((1, 100, 5000, 70_000)), len(payload) - at)
-        parts.append(b"%x%s\r\n%s\r\n" % (n, rng.choice((b"", b";a=b")), payload[at : at + n]))
-        at += n
-    return b"".join(parts) + b"0\r\n" + rng.choice((b"", b"X-T: 1\r\n")) + b"\r\n"
-
-
-def unframed(message: Message) -> bytes:
-    if not message.get(b"transfer-encoding"):
-        return message.body
-    payload, rest = b"", message.body
-    while True:
-        line, _, rest = rest.partition(b"\r\n")
-        size = int(line.partition(b";")[0], 16)
-        if not size:
-            return payload
-        payload, rest = payload + rest[:size], rest[size + 2 :]
-
-
-async def in_pieces(rng: random.Random, peer: Peer, data: bytes) -> None:
-    at = 0
-    while at < len(data):
-        n = rng.choice((1, 3, 700, 16_384, 200_000))
-        await peer.send(data[at : at + n])
-        at += n
-        if rng.random() < 0.5:
-            await trio.lowlevel.checkpoint()
-
-
-@pytest.mark.parametrize("seed", range(4))
-@mesh_test
-async def test_random_messages_in_random_pieces(seed: int) -> None:
-    """Pipelined requests of every framing come back as they were, in order, over shared connections."""
-
-    async def handle(peer: Peer) -> None:
-        rng = random.Random(seed)
-        while True:
-            request = await peer.request()
-            answer = framed(rng, b"HTTP/1.1 200 OK\r\nX-Path: " + request.path + b"\r\n", unframed(request))
-            await in_pieces(rng, peer, answer)
-
-    async with mesh(handle) as m:
-
-        async def one(number: int) -> None:
-            rng = random.Random(f"{seed} {number}")
-            client = await m.connect()
-            payloads = [rng.randbytes(rng.choice((0, 1, 50, 3000, 90_000))) for _ in range(20)]
-            requests = []
-            for n, payload in enumerate(payloads):
-                requests.append(framed(rng, b"PUT /%d/%d HTTP/1.1\r\nHost: s\r\n" % (number, n), payload))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(in_pieces, rng, client, b"".join(requests))
-                for n, payload in enumerate(payloads):
-                    response = await client.response()
-                    assert response.get(b"x-path") == b"/%d/%d" % (number, n)
-                    assert unframed(response) == payload
-
-        async with trio.open_nursery() as nursery:
-            for number in range(5):
-                nursery.start_soon(one, number)
 
 
 @mesh_test
@@ -116,9 +47,10 @@ async def test_late_bytes_on_an_idle_connection_are_nobodys_response() -> None:
         assert (await client.get()).body == b"first"
 
 
+@each_mesh
 @mesh_test
-async def test_a_head_request_whose_answer_has_a_body_all_the_same() -> None:
-    async with mesh(ok(b"body")) as m:
+async def test_a_head_request_whose_answer_has_a_body_all_the_same(hops: str) -> None:
+    async with mesh(ok(b"body"), hops) as m:
         client = await m.connect()
         for _ in range(3):
             response = await client.get(method=b"HEAD")
@@ -126,8 +58,9 @@ async def test_a_head_request_whose_answer_has_a_body_all_the_same() -> None:
         assert not client.buf
 
 
+@each_mesh
 @mesh_test
-async def test_an_early_response_is_delivered_though_the_application_closes() -> None:
+async def test_an_early_response_is_delivered_though_the_application_closes(hops: str) -> None:
     """413, then close with unread bytes: a reset right behind the response."""
 
     async def handle(peer: Peer) -> None:
@@ -135,7 +68,7 @@ async def test_an_early_response_is_delivered_though_the_application_closes() ->
         await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
         peer.close()
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         for _ in range(10):
             client = await m.connect()
             async with trio.open_nursery() as nursery:
@@ -153,8 +86,9 @@ async def test_an_early_response_is_delivered_though_the_application_closes() ->
                 nursery.cancel_scope.cancel()
 
 
+@each_path
 @mesh_test
-async def test_an_early_response_reaches_a_client_that_sends_its_whole_request_first() -> None:
+async def test_an_early_response_reaches_a_client_that_sends_its_whole_request_first(hops: str) -> None:
     """As many clients do; a server that takes the rest (nginx lingers) would be heard without us."""
 
     async def handle(peer: Peer) -> None:
@@ -163,7 +97,7 @@ async def test_an_early_response_reaches_a_client_that_sends_its_whole_request_f
         peer.stream.socket.shutdown(1)
         await peer.rest()
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         client = await m.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8000000\r\n\r\n")
         await client.send(bytes(8_000_000))
@@ -172,8 +106,9 @@ async def test_an_early_response_reaches_a_client_that_sends_its_whole_request_f
         assert await client.end() == "clean"
 
 
+@each_path
 @mesh_test
-async def test_response_that_starts_while_the_request_goes_on() -> None:
+async def test_response_that_starts_while_the_request_goes_on(hops: str) -> None:
     """Both directions of one exchange at once: each piece is answered before the next is sent."""
 
     async def handle(peer: Peer) -> None:
@@ -185,7 +120,7 @@ async def test_response_that_starts_while_the_request_goes_on() -> None:
             if line == b"0\r\n":
                 return await peer.rest() and None
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         client = await m.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: s\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert (await client.head()).status == 200

@@ -11,6 +11,7 @@ from tests.integration.http_peers import (
     Peer,
     answering,
     application,
+    each_path,
     fleet,
     mesh,
     mesh_test,
@@ -84,10 +85,11 @@ async def test_no_claim_leaves_the_pod_either() -> None:
         assert [claims(request) for request in seen] == [[]] * len(SPELLINGS)
 
 
+@each_path
 @mesh_test
-async def test_traces_and_forwarded_fields_pass_unchanged() -> None:
+async def test_traces_and_forwarded_fields_pass_unchanged(hops: str) -> None:
     seen: list[Message] = []
-    async with mesh(answering(lambda r: (seen.append(r), ok())[1])) as m:
+    async with mesh(answering(lambda r: (seen.append(r), ok())[1]), hops) as m:
         client = await m.connect()
         head = b"GET / HTTP/1.1\r\nHost: s\r\n" + TRACE + b"\r\n"
         await client.send(head)

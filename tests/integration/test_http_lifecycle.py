@@ -17,6 +17,7 @@ from tests.integration.http_peers import (
     Peer,
     answering,
     application,
+    each_mesh,
     fleet,
     mesh,
     mesh_test,
@@ -210,10 +211,11 @@ async def test_access_log_records() -> None:
         assert outbound["bytes_out"] == len(response.raw) + len(response.body)
 
 
+@each_mesh
 @mesh_test
-async def test_bytes_of_pipelined_requests_are_counted_once() -> None:
+async def test_bytes_of_pipelined_requests_are_counted_once(hops: str) -> None:
     request = b"PUT /%d HTTP/1.1\r\nHost: s\r\nX-Request-Id: p\r\nContent-Length: 3\r\n\r\nabc"
-    async with mesh(ok()) as m:
+    async with mesh(ok(), hops) as m:
         client = await m.connect()
         await client.send(b"".join(request % n for n in range(4)))
         for _ in range(4):
@@ -270,10 +272,11 @@ async def test_a_strict_port_takes_no_plaintext() -> None:
         assert (await (await m.connect()).get()).status == 200
 
 
+@each_mesh
 @mesh_test
-async def test_many_clients_that_vanish_leave_nothing() -> None:
+async def test_many_clients_that_vanish_leave_nothing(hops: str) -> None:
     """Clients that reset at a random moment of a big exchange."""
-    async with mesh(answering(lambda r: ok(r.body))) as m:
+    async with mesh(answering(lambda r: ok(r.body)), hops) as m:
 
         async def one(n: int) -> None:
             client = await m.connect()

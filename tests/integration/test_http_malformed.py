@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mesh_api.sidecar import Inbound, Protocol
-from tests.integration.http_peers import Peer, answering, application, mesh, mesh_test, ok, settled
-from tests.support.mesh import TestCa, server_snapshot, sidecar, wait_until
+from tests.integration.http_peers import (
+    Peer,
+    answering,
+    application,
+    each_mesh,
+    mesh,
+    mesh_test,
+    ok,
+    settled,
+)
+from tests.support.mesh import TWO, TestCa, server_snapshot, sidecar, wait_until
 
 HEAD = b"POST / HTTP/1.1\r\nHost: s\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -131,9 +140,10 @@ async def test_malformed_requests_straight_at_the_inbound_side() -> None:
                 await settled(back)
 
 
+@each_mesh
 @mesh_test
-async def test_malformed_request_after_good_ones() -> None:
-    async with mesh(ok()) as m:
+async def test_malformed_request_after_good_ones(hops: str) -> None:
+    async with mesh(ok(), hops) as m:
         client = await m.connect()
         good = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n"
         await client.send(good + good + b"GET / HTTP/1.1\r\n\r\n" + good)
@@ -144,8 +154,9 @@ async def test_malformed_request_after_good_ones() -> None:
         assert m.app.peers[0].received.count(b"GET") == 2
 
 
+@each_mesh
 @mesh_test
-async def test_bad_chunk_after_good_ones_resets_the_application() -> None:
+async def test_bad_chunk_after_good_ones_resets_the_application(hops: str) -> None:
     """What was good has gone on; the application must not take it for the whole."""
     ends = []
 
@@ -154,7 +165,7 @@ async def test_bad_chunk_after_good_ones_resets_the_application() -> None:
         assert await peer.exactly(8) == b"3\r\nabc\r\n"
         ends.append(await peer.end())
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         client = await m.connect()
         await client.send(CHUNKED + b"3\r\nabc\r\n")
         await wait_until(lambda: m.app.peers and m.app.peers[0].received.endswith(b"abc\r\n"))
@@ -183,23 +194,25 @@ RESPONSES = {
 }
 
 
+@each_mesh
 @pytest.mark.parametrize("name", sorted(RESPONSES))
 @mesh_test
-async def test_malformed_response_is_answered_for(name: str) -> None:
-    async with mesh(RESPONSES[name]) as m:
+async def test_malformed_response_is_answered_for(name: str, hops: str) -> None:
+    async with mesh(RESPONSES[name], hops) as m:
         client = await m.connect()
         response = await client.get()
         assert response.status == 502
         error = response.get(b"x-triomesh-error") or b""
-        assert error.startswith(b"flag=UPE; side=server")
+        assert error.startswith(b"flag=UPE; side=server" if hops == TWO else b"flag=UPE; side=client")
         assert b"malformed response" in error
-        assert (await m.record("server", flag="UPE"))["status"] == 502
+        assert (await m.records(status=502))[-1]["flag"] == "UPE"
         assert len(m.app.peers) == 1, "not tried again"
         assert (await client.get()).status == 502, "the client's connection lives on"
 
 
+@each_mesh
 @mesh_test
-async def test_bad_chunk_late_in_a_response_cuts_the_client() -> None:
+async def test_bad_chunk_late_in_a_response_cuts_the_client(hops: str) -> None:
     async def handle(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
@@ -207,7 +220,7 @@ async def test_bad_chunk_late_in_a_response_cuts_the_client() -> None:
         await peer.send(b"zz\r\n")
         await peer.rest()
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         client = await m.connect()
         await client.send(b"GET / HTTP/1.1\r\nHost: s\r\n\r\n")
 
@@ -217,14 +230,15 @@ async def test_bad_chunk_late_in_a_response_cuts_the_client() -> None:
         await client.head()
         assert await client.exactly(8) == b"3\r\nabc\r\n"
         assert await client.end() == "reset"
-        await m.record("server", flag="UPE")
+        assert (await m.records(status=200))[-1]["flag"] == "UPE"
 
 
+@each_mesh
 @mesh_test
-async def test_bytes_after_a_response_never_reach_the_next_request() -> None:
+async def test_bytes_after_a_response_never_reach_the_next_request(hops: str) -> None:
     extra = ok(b"one") + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     answers = iter([extra, ok(b"two"), ok(b"three")])
-    async with mesh(answering(lambda r: next(answers))) as m:
+    async with mesh(answering(lambda r: next(answers)), hops) as m:
         client = await m.connect()
         assert [(await client.get()).body for _ in range(3)] == [b"one", b"two", b"three"]
         assert len(m.app.peers) == 2

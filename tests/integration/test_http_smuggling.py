@@ -6,14 +6,18 @@ import pytest
 import trio
 
 from mesh_proxy.wire.dechunk import Dechunker
-from tests.integration.http_peers import Message, Peer, answering, mesh, mesh_test, ok
+from tests.integration.http_peers import Message, Peer, answering, each_mesh, mesh, mesh_test, ok
 from tests.support.http1_corpus import NEXT, WAYS, byte_by_byte, corpus, raw_bytes
+from tests.support.mesh import HOPS
+
+each_sidecar = pytest.mark.parametrize("hops", HOPS[1:])
 
 
+@each_sidecar
 @pytest.mark.parametrize("way", WAYS)
 @mesh_test
-async def test_refused_requests_reach_nobody(way) -> None:
-    async with mesh(ok()) as m:
+async def test_refused_requests_reach_nobody(way, hops: str) -> None:
+    async with mesh(ok(), hops) as m:
         for expected, message in corpus("requests_refused.txt"):
             client = await m.connect()
             try:
@@ -29,12 +33,13 @@ async def test_refused_requests_reach_nobody(way) -> None:
             assert b"DPE" in (response.get(b"x-triomesh-error") or b""), message
             client.close()
         assert not any(NEXT[:9] in peer.received for peer in m.app.peers), "nothing behind it was served"
-        requests = [peer.received for peer in m.app.peers if b"0\r\n\r\n" in peer.received]
-        assert not requests, "no whole message has come through"
+        bodies = [peer.received.partition(b"\r\n\r\n")[2] for peer in m.app.peers]
+        assert not [body for body in bodies if b"0\r\n\r\n" in body], "no whole message has come through"
 
 
+@each_mesh
 @mesh_test
-async def test_refused_responses_are_answered_for() -> None:
+async def test_refused_responses_are_answered_for(hops: str) -> None:
     answers = corpus("responses_refused.txt")
     present = [b""]
 
@@ -44,7 +49,7 @@ async def test_refused_responses_are_answered_for() -> None:
         peer.stream.socket.shutdown(1)
         await peer.rest()
 
-    async with mesh(handle) as m:
+    async with mesh(handle, hops) as m:
         for _, answer in answers:
             present[0] = answer
             client = await m.connect()
@@ -54,8 +59,9 @@ async def test_refused_responses_are_answered_for() -> None:
             client.close()
 
 
+@each_sidecar
 @mesh_test
-async def test_two_sidecars_see_the_same_messages() -> None:
+async def test_sidecars_and_application_see_the_same_messages(hops: str) -> None:
     """Odd but good requests, one behind the other on one connection: each arrives as what it is."""
     cases = corpus("requests_accepted.txt")
     seen: list[Message] = []
@@ -67,7 +73,7 @@ async def test_two_sidecars_see_the_same_messages() -> None:
     stream = b"".join(message.removeprefix(b"\r\n") for _, message in cases)
     for pieces in (len(stream), 1):
         seen.clear()
-        async with mesh(answering(answer)) as m:
+        async with mesh(answering(answer), hops) as m:
             client = await m.connect()
             async with trio.open_nursery() as nursery:
 

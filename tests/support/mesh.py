@@ -32,10 +32,14 @@ from mesh_ops.log_writer import LogWriter
 from mesh_proxy.app import App
 from mesh_proxy.discovery.dial import Resolve
 from mesh_proxy.net.addr import Addr
+from mesh_proxy.runtime import DEFECT
 from mesh_proxy.settings import Settings
 
 TRUST_DOMAIN = "cluster.local"
 VIP = Addr("10.255.0.1", 80)
+HOPS = DIRECT, ONE, INBOUND, TWO = ("direct", "one-sidecar", "inbound-sidecar", "two-sidecars")
+"""A client's way to the application: straight, through its own sidecar, through the server's in plaintext, or
+through both with mTLS."""
 DEADLINE_S = 10.0
 HTTP2_ENGINE = "auto"
 """That of sidecars whose settings name none."""
@@ -130,6 +134,8 @@ class Sidecar:
     def __init__(self, app: App, log: Log, targets: dict[str, Addr]) -> None:
         self.app = app
         self.log = log
+        self.defects = 0
+        """How many errors of its own a test has caused."""
         self._targets = targets
 
     @property
@@ -200,13 +206,16 @@ async def sidecar(
         async with trio.open_nursery() as nursery:
             await nursery.start(app.run)
             ports.update({app.ports["outbound"]: "outbound", app.ports["inbound"]: "inbound"})
-            yield Sidecar(app, log, targets)
+            side = Sidecar(app, log, targets)
+            yield side
             app.stop.set()
             with trio.move_on_after(0.5) as scope:
                 while app.runtime.connections:
                     await trio.sleep(0.01)
             if scope.cancelled_caught:
                 nursery.cancel_scope.cancel()
+        defects = app.runtime.stats.refused.child("any", DEFECT).value
+        assert defects == side.defects, [line for line in log.poll() if line.get("event") == DEFECT]
     finally:
         log.close()
 
@@ -278,6 +287,49 @@ async def pair(
         async with sidecar(ca.credentials("client"), snapshot, **(client_settings or {})) as front:
             front.aim(outbound=VIP)
             yield Pair(front, back, ca, app)
+
+
+@asynccontextmanager
+async def path(
+    app: Addr,
+    hops: str,
+    *,
+    protocol: Protocol = Protocol.HTTP,
+    server: Snapshot | None = None,
+    ca: TestCa | None = None,
+    client_settings: dict[str, object] | None = None,
+    **changes: object,
+) -> AsyncIterator[tuple[Addr, tuple[Sidecar, ...]]]:
+    """Where a client connects, and the sidecars between it and the application.
+
+    Args:
+        app: of the application, which speaks plaintext.
+        hops: one of HOPS.
+        protocol: of the application's port.
+        server: what the server's sidecar is configured with, where there is one.
+        ca: signs the certificates.
+        client_settings: of the client's sidecar, where there is one.
+        changes: of the destination that this sidecar knows.
+    """
+    ca = ca or TestCa()
+    if hops == DIRECT:
+        yield app, ()
+    elif hops == ONE:
+        endpoint = Endpoint(address=app.ip, port=app.port, tls=TlsMode.NONE, workload="server-v1")
+        snapshot = client_snapshot(VIP, **{"endpoints": (endpoint,), "protocol": protocol, **changes})
+        async with sidecar(ca.credentials("client"), snapshot, **(client_settings or {})) as front:
+            front.aim(outbound=VIP)
+            yield front.outbound, (front,)
+    elif hops == INBOUND:
+        declared = server_snapshot(inbound=Inbound(protocols={str(app.port): protocol}))
+        async with sidecar(ca.credentials("server"), server or declared) as back:
+            back.aim(inbound=app)
+            yield back.inbound, (back,)
+    else:
+        async with pair(
+            app, protocol=protocol, server=server, ca=ca, client_settings=client_settings, **changes
+        ) as both:
+            yield both.client.outbound, (both.client, both.server)
 
 
 async def wait_until(predicate: Callable[[], object], seconds: float = DEADLINE_S) -> None:

@@ -54,11 +54,11 @@ class HyperEngine(Receiver):
             last = record.ending and not queue and not record.trailers
             conn.send_data(stream, data, end_stream=last)
             self._control.give(1 + size / 1024)  # WINDOW_UPDATE frames will answer it
-        elif record.trailers:
-            conn.send_headers(stream, write_trailers(record.trailers), end_stream=True)
-            last = True
         elif record.ending:
-            conn.end_stream(stream)
+            if trailers := write_trailers(record.trailers):
+                conn.send_headers(stream, trailers, end_stream=True)
+            else:
+                conn.end_stream(stream)
             last = True
         del self._sending[stream]
         if last:
@@ -109,7 +109,7 @@ class HyperEngine(Receiver):
     def queued(self, stream: int) -> int:
         """Bytes that wait; see the seam."""
         record = self._streams.get(stream)
-        return 0 if record is None else len(record.queue)
+        return 0 if record is None else len(record.queue) + (record.ending and not record.finished)
 
     def reset(self, stream: int, code: int) -> None:
         """End a stream in both directions; see the seam."""

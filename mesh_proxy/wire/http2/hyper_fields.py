@@ -54,7 +54,7 @@ def read_request(headers: Pairs, limits: Http2Limits) -> tuple[RequestFields, in
     authority = pseudo.get(b":authority")
     if authority is None:
         authority = host
-    elif host is not None and host != authority:
+    elif host is not None and host.lower() != authority.lower():
         raise Malformed("host differs from :authority (RFC 9113 8.3.1)")
     if authority is None or _authority(authority) is None:
         raise Malformed("no valid authority (RFC 9113 8.3.1)")
@@ -93,9 +93,9 @@ def read_response(headers: Pairs, limits: Http2Limits) -> tuple[int, bytes, int]
 
 def read_trailers(headers: Pairs, limits: Http2Limits) -> bytes:
     """The block of received trailers. Raises Malformed."""
-    _, lines, _, host = _split(headers, _NONE, limits)
-    if host is not None:
-        raise Malformed("host in trailers")
+    _, lines, length, host = _split(headers, _NONE, limits)
+    if host is not None or length >= 0 or any(line.startswith(b"te:") for line in lines):
+        raise Malformed("trailers that say where a message ends or goes (RFC 9110 6.5.1)")
     return b"".join(lines)
 
 
@@ -106,7 +106,7 @@ def _split(
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
     cookies: list[bytes] = []
-    length, size, host = -1, 0, None
+    length, size, host, regular = -1, 0, None, False
     for count, (name, value) in enumerate(headers):
         size += len(name) + len(value) + 32
         if size > limits.head_bytes or count >= limits.header_count:
@@ -114,14 +114,18 @@ def _split(
         if _value(value) is None:
             raise Malformed("a field value with characters that are not allowed (RFC 9113 8.2.1)")
         if name[:1] == b":":
-            if name not in allowed or name in pseudo or lines or cookies or length >= 0 or host is not None:
+            if name not in allowed or name in pseudo or regular:
                 raise Malformed("a pseudo-header field that is unknown, repeated or late (RFC 9113 8.3)")
             pseudo[name] = value
-        elif _name(name) is None:
+            continue
+        regular = True
+        if _name(name) is None:
             raise Malformed("a field name with characters that are not allowed (RFC 9113 8.2.1)")
         elif name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
             raise Malformed("a connection-specific field (RFC 9113 8.2.2)")
-        elif name == b"cookie":
+        elif name == b"http2-settings":
+            pass  # of a hop that spoke HTTP/1.1
+        elif name == b"cookie" and allowed is _REQUEST_PSEUDO:
             cookies.append(value)
         elif name == b"host":
             if host is not None:

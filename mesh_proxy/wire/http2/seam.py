@@ -139,7 +139,10 @@ class Engine(Protocol):
         ...
 
     def queued(self, stream: int) -> int:
-        """Bytes of this stream's data that flow control or `drain` have not let go yet; 0 if it is over."""
+        """Bytes of this stream's data that flow control or `drain` have not let go yet; 0 if it is over.
+
+        An end that has not gone counts as one more.
+        """
         ...
 
     def consumed(self, stream: int, size: int) -> None:

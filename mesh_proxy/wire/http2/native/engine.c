@@ -75,12 +75,17 @@ static int on_sent(nghttp2_session *s, const nghttp2_frame *frame, void *user)
 {
     tm_conn *c = user;
     tm_stream *st;
+    int end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
-        if (!c->server && (st = nghttp2_session_get_stream_user_data(s, frame->hd.stream_id)))
-            st->head_sent = 1;
-        return 0;
     case NGHTTP2_DATA:
+        if (!end && (c->server || frame->hd.type == NGHTTP2_DATA))
+            return 0;
+        st = nghttp2_session_get_stream_user_data(s, frame->hd.stream_id);
+        if (st) {
+            st->head_sent = 1;
+            st->end_sent |= end != 0;
+        }
         return 0;
     case NGHTTP2_GOAWAY:
         if (c->own_byes) {

@@ -174,6 +174,10 @@ static int field(tm_conn *c, const char *name, size_t size, const char *value, s
     }
     if (IS("http2-settings"))
         return 0;
+    if (IS("content-length") && value_size > 18) {
+        h->bad = NGHTTP2_PROTOCOL_ERROR; /* zeros before a number: HTTP/1.1 ends take no more digits */
+        return 0;
+    }
     if (c->server && !h->trailers) {
         if (IS("host")) {
             if (!good_authority(value, value_size))

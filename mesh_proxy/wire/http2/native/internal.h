@@ -54,6 +54,7 @@ typedef struct tm_stream {
     unsigned head_got : 1;  /* client: the final response is here */
     unsigned head_sent : 1; /* server: the final response is queued; client: HEADERS went out */
     unsigned end : 1;       /* nothing comes behind what is queued */
+    unsigned end_sent : 1;  /* it has gone */
     unsigned deferred : 1;  /* nghttp2 waits for tm_data */
     unsigned by_peer : 1;   /* RST_STREAM came */
 } tm_stream;

@@ -182,7 +182,7 @@ int tm_trailers(tm_conn *c, int32_t stream, const char *block, size_t size)
 size_t tm_queued(tm_conn *c, int32_t stream)
 {
     tm_stream *st = c ? tm_find(c, stream) : NULL;
-    return st ? st->queued : 0;
+    return st ? st->queued + (st->end && !st->end_sent) : 0;
 }
 
 /* nghttp2 asks how much of a stream's data goes into the frame it makes. */

@@ -1,3 +1,4 @@
+import itertools
 import os
 import ssl
 
@@ -10,7 +11,7 @@ from mesh_proxy.base.errors import Overloaded, PeerReset, TlsFailed
 from mesh_proxy.net.conn import Conn
 from mesh_proxy.net.tls import Handshaker, TlsConn
 from tests.contract.streams import Peer, ca, reactor, reset, stream, tcp_pair
-from tests.support.mesh import run
+from tests.support.mesh import run, wait_until
 
 in_thread = trio.to_thread.run_sync
 
@@ -165,6 +166,95 @@ def test_application_bytes_with_the_last_flight():
             assert conn.certificate()["subjectAltName"]
             conn.close()
             theirs.close()
+
+    run(main)
+
+
+async def pieces_of(conn, pieces, send):
+    """What is read while `pieces` are sent, each once the one before has been taken."""
+    got = b""
+
+    async def reader():
+        nonlocal got
+        while data := await conn.read():
+            got += data
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader)
+        for piece in pieces:
+            before = conn.received
+            send(piece)
+            await wait_until(lambda: conn.received == before + len(piece))  # noqa: B023
+            await trio.testing.wait_all_tasks_blocked()
+    return got
+
+
+@pytest.mark.parametrize("kind", ["tls-client", "tls-server"])
+def test_records_are_cut_anywhere(kind):
+    """A record may come in any pieces, its header too; the end comes behind them all."""
+
+    async def main():
+        async with stream(kind) as (conn, peer):
+            data = [os.urandom(size) for size in (1, 300, 16384, 3, 16384, 40)]
+            records = [peer.encode(part) for part in data]
+            blob = b"".join(records) + peer.encode_eof()
+            cuts, start = {len(blob)}, 0
+            for record in records:
+                cuts |= {start + at for at in (0, 1, 4, 5, 6, len(record) // 2, len(record) - 1)}
+                start += len(record)
+            ends = sorted(cuts)
+            pieces = [blob[a:b] for a, b in itertools.pairwise(ends)]
+            assert await pieces_of(conn, pieces, peer.sock.sendall) == b"".join(data)
+
+    run(main)
+
+
+def test_the_beginning_of_a_record_is_nothing_to_read():
+    """Nor is it in our way when we end first; what was told before and after it arrives."""
+
+    async def main():
+        async with stream("tls-server") as (conn, peer):
+            records = peer.encode(b"whole") + peer.encode(b"halved")
+            peer.sock.sendall(records[:-3])
+            assert await conn.read() == b"whole"
+            with trio.move_on_after(0.05) as scope:
+                await conn.wait_readable()
+            assert scope.cancelled_caught
+            await conn.write_eof()
+            peer.sock.sendall(records[-3:] + peer.encode(b"and more") + peer.encode_eof())
+            got = b""
+            while data := await conn.read():
+                got += data
+            assert got == b"halvedand more"
+            assert await in_thread(peer.recv) == b""
+
+    run(main)
+
+
+def test_the_engine_is_asked_only_for_what_it_has():
+    """An error within is an exception of the ssl module, which costs more than a small record."""
+
+    async def main():
+        async with stream("tls-server") as (conn, peer):
+            want_read = 0
+
+            class Engine:
+                def __init__(self, obj):
+                    self.obj = obj
+
+                def read(self, most):
+                    nonlocal want_read
+                    try:
+                        return self.obj.read(most)
+                    except ssl.SSLWantReadError:
+                        want_read += 1
+                        raise
+
+            conn._obj = Engine(conn._obj)
+            blob = peer.encode(bytes(1_000_000)) + peer.encode_eof()
+            pieces = [blob[start : start + 50_000] for start in range(0, len(blob), 50_000)]
+            assert await pieces_of(conn, pieces, peer.sock.sendall) == bytes(1_000_000)
+            assert want_read == 0
 
     run(main)
 

@@ -83,9 +83,16 @@ def test_which_responses_are_retried(on, retried):
 def test_grpc_unavailable():
     policy = RetryPolicy(Retries(on=(RetryOn.GRPC_UNAVAILABLE,), methods=("POST",)))
     assert policy.by_response
-    assert policy.decide_response(200, b"POST", True, 1, b"14").retry
-    assert policy.decide_response(200, b"POST", True, 1, b"13") is None
+    assert policy.decide_response(200, b"POST", True, 1, b"14", grpc=True).retry
+    assert policy.decide_response(200, b"POST", True, 1, b"13", grpc=True) is None
     assert policy.decide_response(503, b"POST", True, 1) is None
+
+
+def test_only_a_call_of_grpc_needs_no_method():
+    policy = RetryPolicy(Retries(on=(RetryOn.GRPC_UNAVAILABLE,)))
+    assert policy.decide_response(200, b"POST", True, 1, b"14", grpc=True).retry
+    assert not policy.decide_response(200, b"POST", True, 1, b"14").retry
+    assert policy.decide_response(200, b"GET", True, 1, b"14").retry
 
 
 def test_responses_keep_the_limit_and_the_body():

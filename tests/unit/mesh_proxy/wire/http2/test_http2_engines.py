@@ -120,6 +120,16 @@ def test_empty_trailers_are_an_end(name: str) -> None:
     assert plain(events)[1:] == [(DATA, 1, b"x", True)]
 
 
+@engines
+def test_trailers_of_which_nothing_is_left_are_an_end(name: str) -> None:
+    """What is only for one connection is not sent (RFC 9113 8.2.2)."""
+    engine = greeted(name, server=False)
+    stream = engine.request(request(b"POST"), False)
+    engine.trailers(stream, b"keep-alive: 5\r\nte: gzip\r\n")
+    last = answers(engine)[-1]
+    assert (last.kind, last.flags, last.payload) == (h2.DATA, h2.END_STREAM, b"")
+
+
 @pairs
 def test_resets(client: str, server: str) -> None:
     """Each end learns of the other's; nothing comes for a stream that the caller has reset itself."""
@@ -211,7 +221,7 @@ def test_sender_keeps_the_windows(name: str) -> None:
         return sum(len(frame.payload) for frame in answers(engine) if frame.kind == h2.DATA)
 
     assert sent() == 65_535
-    assert engine.queued(stream) == 200_000 - 65_535
+    assert engine.queued(stream) == 200_000 - 65_535 + 1  # the end counts too
     fed(engine, h2.settings((h2.INITIAL_WINDOW, 1000)) + h2.window_update(0, 100_000))
     assert sent() == 0
     fed(engine, h2.window_update(stream, 65_535))
