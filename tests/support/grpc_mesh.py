@@ -144,7 +144,9 @@ class Server:
             yield b"s" * int(part)
 
     def _half(self, request: bytes, context: Context) -> Iterator[bytes]:
-        yield b"first"
+        if not context.add_callback(self.cancelled.set):
+            self.cancelled.set()
+        yield b"first"  # grpcio does not go on after it if the call has ended by then
         self._wait_for_end(context)
 
     def _ping_pong(self, requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
