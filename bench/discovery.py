@@ -6,7 +6,6 @@ protocol, of both ends. Every sidecar uses some of the services; one service is 
 
 from __future__ import annotations
 
-import gc
 import random
 import resource
 from collections.abc import Callable, Collection, Iterable
@@ -39,6 +38,7 @@ from mesh_api.discovery import (
 from mesh_api.sidecar import Destination, Endpoint, TlsMode, Workload
 from mesh_control.serve.discovery import DiscoveryServer, Source
 from mesh_control.serve.subscriptions import PodRef
+from mesh_ops.heap import settle_heap
 
 ENDPOINTS = 5
 _IDENTITY = "spiffe://cluster.local/ns/shop/sa/web"
@@ -202,8 +202,7 @@ async def run(cluster: Changing, sidecars: int, services: int, used: int, change
             f"{sidecars} sidecars, {services} services, each uses {used}: all told after {start_s:.1f} s, "
             f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB with both ends"
         )
-        gc.collect()
-        gc.freeze()  # as the control plane does once it is up
+        settle_heap()  # as the control plane does once it is up
         some = [rng.randrange(1, services) for _ in range(changes)]
         measure = partial(_measure, ends, cluster)
         rows = [

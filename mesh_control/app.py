@@ -9,7 +9,6 @@ then the roles end what is under way (sidecars are sent elsewhere), then the pro
 
 from __future__ import annotations
 
-import gc
 import random
 import signal
 from collections.abc import Collection, Mapping
@@ -32,6 +31,7 @@ from mesh_control.serve.own_leaf import OwnLeaf
 from mesh_control.serve.pages import routes
 from mesh_control.serve.source import ClusterSource
 from mesh_control.settings import HTTP_PORT, NAME, RoleName, Settings
+from mesh_ops.heap import settle_heap
 from mesh_ops.listeners import open_listeners
 from mesh_ops.log_writer import LogWriter
 from mesh_ops.pages import serve as serve_pages
@@ -211,8 +211,7 @@ async def run(settings: Settings, client: Client, log: LogWriter, rng: random.Ra
             async def settle() -> None:
                 """Spare the garbage collector what stays, which is the whole cluster."""
                 await app.source.wait_synced()
-                gc.collect()
-                gc.freeze()
+                settle_heap()
 
             nursery.start_soon(watch)
             nursery.start_soon(settle)

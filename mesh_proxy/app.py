@@ -24,13 +24,13 @@ from mesh_api.discovery import Hello, Page
 from mesh_api.sidecar import Snapshot
 from mesh_api.version import VERSION
 from mesh_ops.exposition import chunks
+from mesh_ops.heap import settle_heap
 from mesh_ops.log_writer import LogWriter
 from mesh_ops.pages import LOCAL_HOSTS, Routes
 from mesh_ops.pages import serve as serve_pages
 from mesh_ops.registry import Registry
 from mesh_proxy.admin.probes import Application, ApplicationError
 from mesh_proxy.admin.routes import admin_routes, health_routes, metrics_routes
-from mesh_proxy.base.heap import settle_heap
 from mesh_proxy.discovery.answers import Handler
 from mesh_proxy.discovery.contents import Changes
 from mesh_proxy.discovery.dial import Resolve
@@ -63,7 +63,7 @@ class App:
     ) -> None:
         """`resolve` finds the control plane's addresses; by default the system's resolver does.
 
-        `settle` is called when there is much that will live long, as `base.heap.settle_heap` wants it.
+        `settle` is called when there is much that will live long, as `settle_heap` wants it.
         """
         self.settings = settings
         self.log = log

@@ -16,10 +16,10 @@ import trio
 
 from certs.credentials import Holder
 from mesh_api.traffic import PathNormalization
+from mesh_ops.heap import release_heap
 from mesh_ops.log_writer import LogWriter
 from mesh_ops.registry import Registry
 from mesh_proxy.base.errors import DeadlineExceeded, TransportError
-from mesh_proxy.base.heap import release_heap
 from mesh_proxy.bounds import http2_budget, http2_limits, session_settings
 from mesh_proxy.discovery.store import ConfigStore
 from mesh_proxy.http.context import Stoppable

@@ -215,9 +215,8 @@ async def _body(
         await http1.flush()
     while True:
         if not data:
-            data = await _next(
-                x, call
-            )  # more may have come, the end with it, while the last part was written
+            # More may have come, the end with it, while the last part was written.
+            data = await _next(x, call)
         if idle is not None:
             idle.touch()
         if call.complete:

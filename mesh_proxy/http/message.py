@@ -14,6 +14,7 @@ from mesh_proxy.base.errors import TransportError
 from mesh_proxy.net.roles import Interruptible
 from mesh_proxy.wire.dechunk import Dechunker
 from mesh_proxy.wire.http2.seam import RequestFields
+from mesh_proxy.wire.message import TOKEN
 
 
 class Down(Protocol):
@@ -106,14 +107,13 @@ class Request:
         """What has had the first bytes of a chunked body, of which more will come."""
 
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _mesh = re.compile(rb"\r\nx-triomesh-[^:]*+:[^\r]*+").sub
 _mesh_but_error = re.compile(rb"\r\nx-triomesh-(?!error:)[^:]*+:[^\r]*+").sub
 _no_trailer = re.compile(
     rb"\r\n(?i:authorization|connection|content[-_](?:encoding|length|range|type)|cookie|expect|forwarded|host"
     rb"|http2[-_]settings|keep[-_]alive|proxy[-_](?:authenticate|authorization|connection)|set[-_]cookie|te"
     rb"|trailer|transfer[-_]encoding|upgrade|www[-_]authenticate"
-    rb"|x[-_]request[-_]id|x[-_](?:forwarded|triomesh)[-_]" + _TOKEN + rb"*+):[^\r]*+"
+    rb"|x[-_]request[-_]id|x[-_](?:forwarded|triomesh)[-_]" + TOKEN + rb"*+):[^\r]*+"
 ).sub
 
 

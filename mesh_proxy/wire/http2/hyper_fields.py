@@ -13,18 +13,17 @@ from typing import Final
 from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from mesh_proxy.wire.http2.seam import ENHANCE_YOUR_CALM, PROTOCOL_ERROR, Http2Limits, RequestFields
+from mesh_proxy.wire.message import TOKEN
+from mesh_proxy.wire.targets import HOST_NAME
 
 Pairs = Iterable[tuple[bytes, bytes]]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_token = re.compile(_TOKEN).fullmatch
+_token = re.compile(TOKEN + rb"++").fullmatch
 _name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++").fullmatch
 _value = re.compile(rb"(?![\t ])[\t\x20-\x7e\x80-\xff]*+(?<![\t ])").fullmatch
 _path = re.compile(rb"/[\x21\x22\x24-\x7e]*+").fullmatch
 _scheme = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+").fullmatch
-_authority = re.compile(
-    rb"(?:[A-Za-z0-9._~%!$&'()*+;=\-]++|\[[0-9A-Fa-fv:.]++\])(?::[0-9]{0,5}+)?+"
-).fullmatch
+_authority = re.compile(HOST_NAME + rb"(?::[0-9]{0,5}+)?+").fullmatch
 _status = re.compile(rb"[1-9][0-9][0-9]").fullmatch
 _length = re.compile(rb"[0-9]{1,18}+").fullmatch
 

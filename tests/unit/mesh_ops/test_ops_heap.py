@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from mesh_proxy.base.heap import release_heap, settle_heap
+from mesh_ops.heap import release_heap, settle_heap
 
 
 class Knot:
